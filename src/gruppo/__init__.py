@@ -1,0 +1,1 @@
+"""GRPO post-training for language models with verifiable rewards."""
