@@ -40,7 +40,7 @@ class RewardConfig(Section):
     """A built-in (math, format) or your function as `file.py:function` or `module:function`."""
     weight: float = 1.0
     """Factor of this reward in the sum. Negative punishes."""
-    full_scale: float = Field(1.0, gt=0)
+    full_scale: float = Field(default=1.0, gt=0)
     """The value of a perfect completion; a completion passes at 0.99 of it."""
     pattern: str | None = None
     """For format: the regular expression that the whole completion must match."""
@@ -66,20 +66,20 @@ class DataFields(Section):
     """The question as a template over the columns ("{body} {question}"). Unset: the column of a known name."""
     answer: str | None = None
     """The reference answer as a template over the columns. Unset: the column of a known name."""
-    max_problems: int | None = Field(None, ge=1)
+    max_problems: int | None = Field(default=None, ge=1)
     """Use the first so many problems of the data. Unset: all."""
 
 
 class OptimizerFields(Section):
     """AdamW and its schedule; the same words in every stage that trains."""
 
-    weight_decay: float = Field(0.0, ge=0, le=1)
+    weight_decay: float = Field(default=0.0, ge=0, le=1)
     """AdamW's decoupled weight decay, per step and unit of rate."""
-    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
     """AdamW's decay of the gradient's mean."""
-    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1)
     """AdamW's decay of the gradient's square."""
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are scaled down to this L2 norm."""
     warmup_ratio: Share = 0.1
     """Share of the steps over which the rate rises from 0."""
@@ -96,21 +96,21 @@ class SFTConfig(DataFields, OptimizerFields):
     """Demonstrations: a file (JSONL, JSON, Parquet, CSV), a folder, a hub name (name:config/split), or a list."""
     completion: str | None = None
     """The demonstrated completion as a template over the columns. Unset: the column of a known name, or the answer."""
-    epochs: float = Field(1.0, gt=0)
+    epochs: float = Field(default=1.0, gt=0)
     """Passes over the demonstrations; ignored where steps is set."""
-    steps: int | None = Field(None, ge=1)
+    steps: int | None = Field(default=None, ge=1)
     """Optimizer steps. Unset: from epochs."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(default=32, ge=1)
     """Demonstrations per optimizer step."""
     shuffle: bool = True
     """Shuffle every epoch; false keeps the order of the data, for a curriculum."""
-    learning_rate: float = Field(1e-5, gt=0, le=1)
+    learning_rate: float = Field(default=1e-5, gt=0, le=1)
     """Peak rate of AdamW."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """muon: Muon on the matrices of the layers, AdamW on the rest. For training from scratch."""
-    muon_learning_rate: float = Field(0.01, gt=0, le=1)
+    muon_learning_rate: float = Field(default=0.01, gt=0, le=1)
     """Peak rate of Muon (scaled to AdamW's RMS)."""
-    max_length: int = Field(2048, ge=2)
+    max_length: int = Field(default=2048, ge=2)
     """Longest prompt and completion together, in tokens; longer demonstrations are left out and counted."""
 
 
@@ -119,15 +119,15 @@ class EvalConfig(DataFields):
 
     data: Paths
     """Held-out problems: a file (JSONL, JSON, Parquet, CSV), a folder, a hub name (name:config/split), or a list."""
-    samples: int = Field(8, ge=1, le=1024)
+    samples: int = Field(default=8, ge=1, le=1024)
     """Completions per problem; k of pass@k."""
-    temperature: float = Field(1.0, ge=0.05, le=5)
+    temperature: float = Field(default=1.0, ge=0.05, le=5)
     """Temperature of the sampled completions."""
     greedy: bool = True
     """Also take one greedy completion per problem."""
     before: bool = True
     """Evaluate before GRPO as well, on the same problems, and report the paired difference."""
-    max_completion_length: int | None = Field(None, ge=1)
+    max_completion_length: int | None = Field(default=None, ge=1)
     """Longest completion, tokens. Unset: as in GRPO."""
 
 
@@ -140,26 +140,26 @@ class Config(DataFields, OptimizerFields):
     """Problems: a file (JSONL, JSON, Parquet, CSV), a folder, a hub name (name:config/split), or a list of them."""
     output_dir: str = "runs/grpo"
     """Where the run goes. The same command on the same folder goes on where it stopped."""
-    seed: int = Field(0, ge=0, lt=2**63)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of everything random."""
 
-    steps: int = Field(200, ge=1)
+    steps: int = Field(default=200, ge=1)
     """Optimizer steps of GRPO."""
-    prompts_per_step: int = Field(32, ge=1)
+    prompts_per_step: int = Field(default=32, ge=1)
     """Problems per optimizer step."""
-    group_size: int = Field(8, ge=2, le=4096)
+    group_size: int = Field(default=8, ge=2, le=4096)
     """Completions per prompt, G."""
-    max_prompt_length: int | None = Field(None, ge=1)
+    max_prompt_length: int | None = Field(default=None, ge=1)
     """Longest prompt, tokens. Unset: what the model's context leaves beside the completion."""
     long_prompts: Literal["skip", "refuse"] = "skip"
     """What becomes of a prompt that is too long: left out and counted, or the run refused."""
-    max_completion_length: int = Field(256, ge=1)
+    max_completion_length: int = Field(default=256, ge=1)
     """Longest completion, tokens."""
-    temperature: float = Field(1.0, ge=0.05, le=5)
+    temperature: float = Field(default=1.0, ge=0.05, le=5)
     """Temperature of the rollouts; log-probs everywhere are at logits / temperature."""
-    top_k: int = Field(0, ge=0)
+    top_k: int = Field(default=0, ge=0)
     """Draw among the k likeliest tokens; 0: all. Anything but all biases the policy ratio (docs/algorithm.md)."""
-    top_p: float = Field(1.0, gt=0, le=1)
+    top_p: float = Field(default=1.0, gt=0, le=1)
     """Draw among the likeliest tokens of this total probability; 1: all. As top_k."""
     stop: Strings = ()
     """Strings that end a completion, beside the model's own stop tokens."""
@@ -170,45 +170,45 @@ class Config(DataFields, OptimizerFields):
     """System message for the chat template."""
 
     rewards: Annotated[tuple[RewardConfig, ...], BeforeValidator(_as_tuple)] = Field(
-        (RewardConfig(name="math"),), min_length=1
+        default=(RewardConfig(name="math"),), min_length=1
     )
     """The rubric: a list of rewards; their weighted sum is the reward."""
     success: str | None = None
     """Which reward says that a completion passes. Unset: the first."""
-    reward_scale: float = Field(1.0, gt=0)
+    reward_scale: float = Field(default=1.0, gt=0)
     """Factor of the summed reward. Standardised advantages do not feel it."""
 
-    learning_rate: float = Field(1e-6, gt=0, le=1)
+    learning_rate: float = Field(default=1e-6, gt=0, le=1)
     """Peak rate of AdamW. About 1e-6 for full fine-tuning, ten times as much for LoRA."""
-    updates_per_batch: int = Field(1, ge=1, le=64)
+    updates_per_batch: int = Field(default=1, ge=1, le=64)
     """Optimizer passes over each batch of rollouts; the clip range matters from 2 on."""
-    epsilon: float = Field(0.2, gt=0)
+    epsilon: float = Field(default=0.2, gt=0)
     """Clip range of the policy ratio, low side: ratios below 1 - epsilon earn no more."""
-    epsilon_high: float | None = Field(None, gt=0)
+    epsilon_high: float | None = Field(default=None, gt=0)
     """Clip range of the policy ratio, high side. Unset: as epsilon."""
-    beta: float = Field(0.0, ge=0, le=10)
+    beta: float = Field(default=0.0, ge=0, le=10)
     """Weight of the KL penalty to the reference policy; at 0 no reference policy is kept."""
 
     precision: Precision = "float32"
     """Arithmetic of the model. bfloat16 keeps float32 master weights in the optimizer."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
-    lora_rank: int = Field(0, ge=0, le=1024)
+    lora_rank: int = Field(default=0, ge=0, le=1024)
     """Rank of LoRA adapters; 0: full fine-tuning."""
-    lora_alpha: float | None = Field(None, gt=0)
+    lora_alpha: float | None = Field(default=None, gt=0)
     """Scale of LoRA, over the rank. Unset: twice the rank."""
     lora_targets: Strings = ("all-linear",)
     """Modules that get an adapter, by name; all-linear: every linear layer but the head."""
-    micro_batch_tokens: int | None = Field(None, ge=1)
+    micro_batch_tokens: int | None = Field(default=None, ge=1)
     """Tokens per forward and backward pass, padding counted. Unset: from the vocabulary. Never changes the update."""
-    max_live_completions: int = Field(256, ge=1)
+    max_live_completions: int = Field(default=256, ge=1)
     """Completions that the engine decodes at a time; bounds its memory. Never changes what is drawn."""
 
-    checkpoint_every: int = Field(50, ge=1)
+    checkpoint_every: int = Field(default=50, ge=1)
     """Steps between checkpoints; the last step always leaves one."""
-    keep_checkpoints: int = Field(2, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)
     """How many checkpoints stay on disk."""
-    save_rollouts_every: int = Field(1, ge=0)
+    save_rollouts_every: int = Field(default=1, ge=0)
     """Write every n-th step's rollouts to a Parquet file; 0: never."""
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
     """Mirror the scalar metrics to a tracker."""
