@@ -1,1 +1,1 @@
-"""demo"""
+"""The built-in demonstration: a small model, made here, that learns arithmetic word problems by GRPO."""
