@@ -1,0 +1,216 @@
+"""Data sources to problems and demonstrations, with the mapping and everything worth knowing told in notes.
+
+1. A problem's id is the name of its file and its row (`train.jsonl:17`); where two sources share a file name,
+   as much of the path stands before it as tells them apart.
+2. Beside the row's own columns, reward functions find `tests` (the column of a known name), `answers` (where
+   the answer is a list of accepted ones) and `prompt_messages` (where the prompt is a list of chat messages).
+3. Each file is mapped by itself, so that files of different columns can stand in one list or folder.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gruppo.config.schema import DataFields, SFTConfig
+from gruppo.data.columns import (
+    ColumnMapping,
+    Template,
+    accepted_answers,
+    as_text,
+    chat_messages,
+    find_columns,
+)
+from gruppo.data.readers import Purpose, Row, Table, read_tables
+from gruppo.errors import DataError
+from gruppo.types import Problem
+
+PROMPT_MESSAGES = "prompt_messages"
+ANSWERS = "answers"
+TESTS = "tests"
+
+_CHAT_MARKS = ("<|im_start|>", "<|start_header_id|>", "<start_of_turn>", "[INST]", "<|user|>")
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemSet:
+    """The problems of a stage."""
+
+    problems: tuple[Problem, ...]
+    mapping: ColumnMapping
+    """Of the first file; the notes hold every other one that differs."""
+    notes: tuple[str, ...]
+    """Which column is what, what was chosen, what looks odd: each worth a line to the user."""
+
+    def __len__(self) -> int:
+        return len(self.problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """A problem with a completion to imitate."""
+
+    problem: Problem
+    completion: str
+
+
+@dataclass(frozen=True, slots=True)
+class DemonstrationSet:
+    """The demonstrations of an SFT stage."""
+
+    demonstrations: tuple[Demonstration, ...]
+    mapping: ColumnMapping
+    notes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.demonstrations)
+
+
+def load_problems(sources: Sequence[str], fields: DataFields, *, split: Purpose = "train") -> ProblemSet:
+    """The problems of these sources, in their order, the first `fields.max_problems` of them.
+
+    Raises DataError for a source that can't be read, a column that can't be found, a row without a question.
+    """
+    tables = _tables(sources, split)
+    mappings = [find_columns(table, fields) for table in tables]
+    notes = _table_notes(tables, mappings)
+    problems = [_problem(row, mapping) for table, mapping in zip(tables, mappings) for row in table.rows][
+        : fields.max_problems
+    ]
+    if any(mapping.answer is not None for mapping in mappings):
+        without = [problem.id for problem in problems if problem.answer is None]
+        if without:
+            notes.append(f"{len(without)} of {len(problems)} problems have no answer (the first: {without[0]})")
+    notes += _prompt_notes(problems)
+    return ProblemSet(tuple(problems), mappings[0], tuple(notes))
+
+
+def load_demonstrations(sources: Sequence[str], fields: SFTConfig) -> DemonstrationSet:
+    """The demonstrations of these sources: prompts as `load_problems` finds them, each with its completion.
+
+    Raises DataError as `load_problems` does, and for a row without a completion.
+    """
+    tables = _tables(sources, "train")
+    mappings = [find_columns(table, fields, fields.completion, demonstrations=True) for table in tables]
+    notes = _table_notes(tables, mappings)
+    demonstrations = [_demonstration(row, mapping) for table, mapping in zip(tables, mappings) for row in table.rows][
+        : fields.max_problems
+    ]
+    notes += _prompt_notes([demonstration.problem for demonstration in demonstrations], repeats=False)
+    return DemonstrationSet(tuple(demonstrations), mappings[0], tuple(notes))
+
+
+def _tables(sources: Sequence[str], split: Purpose) -> list[Table]:
+    if not sources:
+        raise DataError("data: no source given; name a file, a folder or a hub data set.")
+    twice = sorted({source for source in sources if list(sources).count(source) > 1})
+    if twice:
+        raise DataError(f"data: listed twice: {twice}; list each source once.")
+    return _with_unique_ids([table for source in sources for table in read_tables(source, split)])
+
+
+def _with_unique_ids(tables: list[Table]) -> list[Table]:
+    """The tables, with parent folders before the file names that several of them share."""
+    depth, unique = 1, tables
+    while _labels_clash(unique):
+        depth += 1
+        if depth > 64:
+            raise DataError(f"data: the same file twice: {[table.name for table in tables]}; list each source once.")
+        unique = [_with_parents(table, depth) for table in tables]
+    return unique
+
+
+def _labels_clash(tables: list[Table]) -> bool:
+    labels = [{row.source.rpartition(":")[0] for row in table.rows} for table in tables]
+    return sum(len(label) for label in labels) > len(set().union(*labels))
+
+
+def _with_parents(table: Table, depth: int) -> Table:
+    path = Path(table.name).expanduser()
+    if not path.exists():
+        return table
+    folder = path.resolve().parent
+    prefix = "/".join(folder.parts[-(depth - 1) :]).removeprefix("/").replace("//", "/")
+    return replace(table, rows=tuple(replace(row, source=f"{prefix}/{row.source}") for row in table.rows))
+
+
+def _table_notes(tables: list[Table], mappings: list[ColumnMapping]) -> list[str]:
+    """What was read and how, tables of one mapping in one line."""
+    notes = [note for table in tables for note in table.notes]
+    alike: dict[tuple[str, ...], list[tuple[Table, ColumnMapping]]] = {}
+    for table, mapping in zip(tables, mappings):
+        alike.setdefault((*mapping.describe(), *mapping.columns), []).append((table, mapping))
+    for same in alike.values():
+        table, mapping = same[0]
+        name = table.name + (f" and {len(same) - 1} more" if len(same) > 1 else "")
+        rows = sum(len(other.rows) for other, _ in same)
+        notes.append(f"{name}: {rows} rows; {'; '.join(mapping.describe())}")
+        notes += [f"{name}: {warning}" for warning in mapping.warnings]
+    return notes
+
+
+def _problem(row: Row, mapping: ColumnMapping) -> Problem:
+    columns = dict(row.columns)
+    prompt, messages = _prompt(row, mapping.prompt)
+    if messages is not None:
+        columns[PROMPT_MESSAGES] = messages
+    if mapping.tests is not None and TESTS not in columns:
+        columns[TESTS] = row.columns.get(mapping.tests)
+    answer = None
+    if mapping.answer is not None:
+        answer = mapping.answer.render(row)
+        sole = mapping.answer.sole_column
+        answers = accepted_answers(row.columns.get(sole)) if sole is not None else None
+        if answers is not None and ANSWERS not in columns:
+            columns[ANSWERS] = answers
+    return Problem(id=row.source, prompt=prompt, answer=answer, columns=columns)
+
+
+def _prompt(row: Row, template: Template) -> tuple[str, list[dict[str, Any]] | None]:
+    """The question of a row, and its messages where it is a conversation."""
+    column = template.sole_column
+    value = row.columns.get(column) if column is not None else None
+    messages = chat_messages(value)
+    if messages is not None:
+        asked = [message["content"] for message in messages if message["role"] == "user"]
+        if not asked or not isinstance(asked[-1], str) or not asked[-1].strip():
+            raise DataError(f"{row.source}: the messages in column '{column}' have no text of the role 'user'.")
+        return asked[-1], messages
+    if isinstance(value, (list, dict)):
+        raise DataError(
+            f"{row.source}: column '{column}' is the question, but holds a {type(value).__name__}; wanted "
+            "text or a list of chat messages. Name another column, as in prompt: '{question}'."
+        )
+    text = template.render(row)
+    if text is None:
+        wanted = f"column '{column}'" if column is not None else f"'{template.text}'"
+        raise DataError(f"{row.source}: no question: {wanted} is missing or empty; fill it or remove the row.")
+    return text, None
+
+
+def _demonstration(row: Row, mapping: ColumnMapping) -> Demonstration:
+    if mapping.completion is None:
+        raise DataError(f"{row.source}: no column holds the completion.")
+    column = mapping.completion.sole_column
+    messages = chat_messages(row.columns.get(column)) if column is not None else None
+    completion = mapping.completion.render(row) if messages is None else as_text(messages[-1]["content"])
+    if completion is None or not completion.strip():
+        raise DataError(
+            f"{row.source}: no completion: '{mapping.completion.text}' is missing or empty; remove the row."
+        )
+    return Demonstration(_problem(row, mapping), completion)
+
+
+def _prompt_notes(problems: Sequence[Problem], *, repeats: bool = True) -> list[str]:
+    notes: list[str] = []
+    repeated = len(problems) - len({problem.prompt for problem in problems})
+    if repeats and repeated:
+        notes.append(f"{repeated} of {len(problems)} problems repeat the question of another")
+    marked = [problem.id for problem in problems if any(mark in problem.prompt for mark in _CHAT_MARKS)]
+    if marked:
+        notes.append(
+            f"{len(marked)} of {len(problems)} prompts have another model's chat turns in them (the first: "
+            f"{marked[0]}), and the chat template would wrap them again: better name the column of the bare "
+            "question, as in prompt: '{question}'"
+        )
+    return notes
