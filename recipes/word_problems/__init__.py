@@ -1,0 +1,1 @@
+"""Parts of the recipe for real word problems: reading, formulas, working, augmentation, preparation."""
