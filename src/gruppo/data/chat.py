@@ -99,13 +99,13 @@ class ChatRenderer:
         template. Raises ModelError where there is none at all.
         """
         given = [model_eos] if isinstance(model_eos, int) else list(model_eos or ())
-        found = {*given, self.tokenizer.eos_token_id, self.end_of_turn_id} - {None}
+        found = {*given, self._eos_id, self.end_of_turn_id} - {None}
         if not found:
             raise ModelError(
                 f"the tokenizer of '{self.tokenizer.name_or_path}' has no token that ends a completion; "
                 "set eos_token in its tokenizer_config.json."
             )
-        return tuple(sorted(int(token) for token in found if token is not None))
+        return tuple(sorted(token for token in found if token is not None))
 
     def encode_demonstration(self, prompt: Problem | str, completion: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Token ids of a prompt, as `render` gives them, and of its completion, which ends with the stop token.
@@ -115,13 +115,9 @@ class ChatRenderer:
         """
         problem = Problem(id="demonstration", prompt=prompt, answer=None) if isinstance(prompt, str) else prompt
         _, prompt_ids = self.render(problem)
-        end = self.end_of_turn_id
-        if end is None:
-            end = self.tokenizer.eos_token_id
-        if end is None:
-            end = self.stop_token_ids()[0]
+        end = next(token for token in (self.end_of_turn_id, self._eos_id, *self.stop_token_ids()) if token is not None)
         completion_ids = self._ids([completion], special=False)[0]
-        return prompt_ids, (*completion_ids, int(end))
+        return prompt_ids, (*completion_ids, end)
 
     @cached_property
     def end_of_turn_id(self) -> int | None:
@@ -136,6 +132,11 @@ class ChatRenderer:
         added = self.tokenizer.added_tokens_decoder.get(first)
         special = first in self.tokenizer.all_special_ids or (added is not None and added.special)
         return int(first) if special else None
+
+    @property
+    def _eos_id(self) -> int | None:
+        token = self.tokenizer.eos_token_id
+        return token if isinstance(token, int) else None
 
     def _prompt_text(self, problem: Problem) -> str:
         if self.prompt_template is not None:
@@ -172,7 +173,7 @@ class ChatRenderer:
 
     def _plain(self, ids: tuple[int, ...]) -> tuple[int, ...]:
         """Without a second start of text, where the template has one of its own, and without an end."""
-        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        bos, eos = self.tokenizer.bos_token_id, self._eos_id
         if len(ids) > 1 and bos is not None and ids[0] == ids[1] == bos:
             ids = ids[1:]
         return ids[:-1] if len(ids) > 1 and eos is not None and ids[-1] == eos else ids
