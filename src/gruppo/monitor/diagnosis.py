@@ -120,8 +120,8 @@ def _not_finite(history: History) -> str | None:
         if value is not None and not math.isfinite(value):
             return f"{name} is {value}"
     silent = step.get("no_signal_share")
-    if "grad_norm" in step and step["grad_norm"] is None and silent is not None and silent < 1:
-        return "grad_norm has no value though groups had signal"
+    if step.get("optimizer_step") == 0 and step.get("grad_norm") is None and silent is not None and silent < 1:
+        return "no update was made though groups had signal"
     return None
 
 

@@ -51,7 +51,7 @@ def duration(seconds: float) -> str:
 
 
 def number(value: float | None) -> str:
-    """A figure in four significant digits, thousands apart: `0.2384`, `4,210`, `1e-06`; `-` for None."""
+    """A figure in four significant digits, thousands apart: `0.2384`, `4,210`, `1e-6`; `-` for None."""
     if value is None:
         return "-"
     if value != value or value in (float("inf"), float("-inf")):
@@ -63,7 +63,7 @@ def number(value: float | None) -> str:
         return f"{value:,.0f}"
     if size < 1e-4:
         mantissa, exponent = f"{value:.3e}".split("e")
-        return f"{mantissa.rstrip('0').rstrip('.')}e{exponent}"
+        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
     return f"{value:.4g}"
 
 
