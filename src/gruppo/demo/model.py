@@ -1,4 +1,4 @@
-"""The demo's model: a decoder of 0.2 million parameters in Qwen2's architecture, with random weights."""
+"""The demo's model: a decoder of 0.16 million parameters in Qwen2's architecture, with random weights."""
 
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from gruppo.demo.tokenizer import CONTEXT_LENGTH, build_tokenizer
 def build_model(folder: Path, seed: int) -> None:
     """Write model and tokenizer as a folder that transformers loads; torch's random state stays as it was.
 
-    Of the sizes tried, this one learns the most per second on one core.
+    Of the sizes tried, this one learns the most per second on one core. Heads divide the hidden size evenly, since
+    not every engine reads a head size of its own from a Qwen2 config.
     """
     tokenizer = build_tokenizer()
     config = Qwen2Config(
@@ -19,9 +20,8 @@ def build_model(folder: Path, seed: int) -> None:
         hidden_size=64,
         intermediate_size=256,
         num_hidden_layers=2,
-        num_attention_heads=4,
+        num_attention_heads=2,
         num_key_value_heads=2,
-        head_dim=32,  # pyright: ignore[reportCallIssue]  (read by the attention, though not declared)
         max_position_embeddings=CONTEXT_LENGTH,
         tie_word_embeddings=True,
         initializer_range=0.05,
