@@ -11,6 +11,7 @@ import pytest
 
 from gruppo.errors import ConfigError
 from gruppo.monitor.mirrors import flat_config, open_mirrors
+from gruppo.monitor.run_folder import RunFolder
 
 CONFIG = {"steps": 3, "sft": {"epochs": 1.0, "data": ["a", "b"]}, "success": None}
 
@@ -106,3 +107,12 @@ def test_a_tracker_that_does_not_start_is_one_message(tmp_path: Path, monkeypatc
 
 def test_a_config_is_flattened_to_scalars() -> None:
     assert flat_config(CONFIG) == {"steps": 3, "sft.epochs": 1.0, "sft.data": json.dumps(["a", "b"]), "success": None}
+
+
+def test_a_stage_is_named_after_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = install(monkeypatch, "wandb")
+    with RunFolder.open(tmp_path / "mine", CONFIG) as run:
+        for folder in (run.path, run.sub("sft").path):
+            open_mirrors("wandb", folder, CONFIG)
+    names = [values["name"] for kind, values in package.calls if kind == "init" and isinstance(values, dict)]
+    assert names == ["mine", "mine-sft"]

@@ -135,6 +135,16 @@ def test_the_report_of_a_run_that_has_hardly_begun_is_a_page_too(tmp_path: Path)
         assert f"running in process {os.getpid()}, step 1 of 4" in write_report(run.path).read_text()
 
 
+def test_a_run_of_sft_alone_is_finished_with_its_model(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path / "sft", CONFIG) as run:
+        Recorder(run.sub("sft"), SilentProgress(), stage="sft").record(7, {"loss": 2.0})
+        assert f"running in process {os.getpid()}, SFT step 7" in summarize(run.path)
+    assert "stopped at SFT step 7" in summarize(run.path)
+    run.mark_done("sft")
+    run.model_path.mkdir()
+    assert "finished, SFT step 7" in summarize(run.path)
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"is no run of gruppo \(it has no config\.yaml"):
         write_report(tmp_path)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gruppo.errors import ConfigError
+from gruppo.monitor.run_folder import is_run
 
 PROJECT = "gruppo"
 
@@ -84,12 +85,18 @@ def _start(report_to: str, run: Path, config: Mapping[str, Any], resumed_at: int
         tracker.log({"config": f"```json\n{json.dumps(dict(config), indent=2, default=str)}\n```"}, step=0)
         return tracker
     if report_to == "wandb":
-        tracker = WandBTracker(PROJECT, name=run.name, dir=str(run), id=_identity(run), resume="allow")
+        tracker = WandBTracker(PROJECT, name=_title(run), dir=str(run), id=_identity(run), resume="allow")
     else:
-        tracker = TrackioTracker(PROJECT, name=f"{run.name}-{_identity(run)}", resume="allow")
+        tracker = TrackioTracker(PROJECT, name=f"{_title(run)}-{_identity(run)}", resume="allow")
     tracker.start()
     tracker.store_init_configuration(flat_config(config))
     return tracker
+
+
+def _title(run: Path) -> str:
+    """The run's name; of a stage's subfolder, the run's and the stage's."""
+    path = run.resolve()
+    return path.name if is_run(path) or not is_run(path.parent) else f"{path.parent.name}-{path.name}"
 
 
 def _identity(run: Path) -> str:

@@ -64,6 +64,8 @@ class RunView:
     """after - before, paired, by the names of `EvaluationView.passes`."""
     learnt: Sequence[str]
     """Sentences on what was learnt."""
+    done: Mapping[str, str]
+    """The stages that are over."""
     holder: int | None
     """The process that has the run open."""
 
@@ -81,14 +83,25 @@ class RunView:
     @property
     def state(self) -> str:
         """`finished`, `running`, or `stopped`, with the step reached."""
-        where = f"step {self.step} of {self.steps}" if self.steps is not None else f"step {self.step}"
         if self.holder is not None:
-            return f"running in process {self.holder}, {where}"
-        whole = self.steps is None or self.step >= self.steps
+            return f"running in process {self.holder}, {self._where}"
+        if (self.path / "model").is_dir() and self._stages_over:
+            return f"finished, {self._where}"
+        return f"stopped at {self._where}; the same command goes on from its last checkpoint"
+
+    @property
+    def _where(self) -> str:
+        if not self.metrics and self.sft_metrics:
+            return f"SFT step {int(self.sft_metrics[-1]['step'])}"
+        return f"step {self.step}" if self.steps is None else f"step {self.step} of {self.steps}"
+
+    @property
+    def _stages_over(self) -> bool:
+        """Whether GRPO came to its end, and the evaluation if there is one; or SFT, where it was run by itself."""
+        if not self.metrics:
+            return "sft" in self.done
         evaluated = self.config.get("eval") is None or self.after is not None
-        if whole and evaluated and (self.path / "model").is_dir():
-            return f"finished, {where}"
-        return f"stopped at {where}; the same command goes on from its last checkpoint"
+        return evaluated and (self.steps is None or self.step >= self.steps)
 
 
 def load_run(path: str | Path) -> RunView:
@@ -116,6 +129,7 @@ def load_run(path: str | Path) -> RunView:
         after=_evaluation(folder.path / "eval" / "after.json"),
         differences=_intervals(summary.get("paired")),
         learnt=[str(sentence) for sentence in learnt] if isinstance(learnt, list) else [],
+        done=folder.done_stages(),
         holder=files.holder(folder.path),
     )
 

@@ -28,7 +28,7 @@ def summarize(run: str | Path) -> str:
         _events(view),
         _files(view),
     ]
-    return "\n\n".join("\n".join(lines) for lines in sections if lines) + "\n"
+    return "\n\n".join("\n".join(lines) for lines in sections if lines)
 
 
 def _head(view: RunView) -> list[str]:
