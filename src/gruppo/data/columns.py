@@ -166,7 +166,7 @@ def parse_template(text: str, names: list[str], where: str) -> Template:
     if not pieces:
         raise DataError(
             f"{where}: the template '{text}' names no column; put one in braces, as in '{{question}}'. "
-            f"The columns are {names}.{nearest(text, names)}"
+            f"The columns are {names}.{nearest_column(text, names)}"
         )
     return Template(text, (*pieces, (literal + text[end:], None)))
 
@@ -179,8 +179,15 @@ def _column(name: str, names: list[str], text: str, where: str) -> str:
         raise DataError(f"{where}: the template '{text}' names '{name}', which may be any of {same}; mind the case.")
     raise DataError(
         f"{where}: the template '{text}' names the column '{name}', but the columns are {names}."
-        f"{nearest(name, names)} (A brace that is no column is written twice: {{{{ }}}}.)"
+        f"{nearest_column(name, names)} (A brace that is no column is written twice: {{{{ }}}}.)"
     )
+
+
+def nearest_column(name: str, names: list[str]) -> str:
+    """` Did you mean 'x'?` for the column closest to a mistyped one, whatever their case, or nothing."""
+    folded = {known.casefold(): known for known in names}
+    hint = nearest(name.casefold(), list(folded))
+    return next((hint.replace(f"'{low}'", f"'{known}'") for low, known in folded.items() if f"'{low}'" in hint), hint)
 
 
 def as_text(value: Any) -> str | None:

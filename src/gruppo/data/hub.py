@@ -37,9 +37,9 @@ def read_hub(source: str, purpose: Purpose = "train") -> Table:
     except DataError:
         raise
     except Exception as error:  # the network, the hub and the loader each raise classes of their own
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise DataError(
-            f"data: the hub data set '{source}' can't be loaded: {first} "
+            f"data: the hub data set '{source}' can't be loaded: {first}. "
             "Check the name and the network, or give a local file."
         ) from error
     return Table(source, rows, (f"{source}: config {config}, split {split}", *notes))

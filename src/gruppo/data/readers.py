@@ -10,6 +10,7 @@ A thin reader of our own for local files: what a file holds as text stays text (
 
 import csv
 import difflib
+import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -215,7 +216,8 @@ def _read_csv(path: Path, label: str) -> Iterator[Row]:
 
 def _separated_rows(text: str, label: str) -> Iterator[Row]:
     csv.field_size_limit(_MAX_CSV_FIELD)
-    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    # Not splitlines: U+2028 and the like end no line of a CSV file.
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] = []
     line = 1
     try:

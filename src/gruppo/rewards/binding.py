@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from gruppo.data.columns import as_text
+from gruppo.data.columns import as_text, nearest_column
 from gruppo.data.problems import PROMPT_MESSAGES, TESTS
-from gruppo.errors import RewardError, nearest
+from gruppo.errors import RewardError
 from gruppo.types import Problem
 
 COMPLETION_NAMES = frozenset({"completion", "generated", "generated_code"})
@@ -118,7 +118,7 @@ class BoundFunction:
         known = [*_OWN_NAMES, *(column for column in problem.columns if column not in _OWN_NAMES)]
         raise RewardError(
             f"reward '{self.name}' ({self.place}) wants the parameter '{name}', but {problem.id} has no such "
-            f"column.{nearest(name, known)} There are: {', '.join(known)}. "
+            f"column.{nearest_column(name, known)} There are: {', '.join(known)}. "
             f"Rename the parameter or give it a default ({name}=None)."
         )
 

@@ -8,10 +8,11 @@ all of the text. Equal texts and plain numbers are decided here; anything else g
 2. Numbers are compared exactly as fractions; where one is no integer, a difference of up to 5e-7 counts as
    equal, as math-verify rounds to 6 decimals. Thousands commas, currency, per cent, degrees and a unit of at
    most three words are left out: "50%" equals "50" and not "0.5".
-3. sympy can hang on hostile input, and no time limit within the process can stop it. So answers are refused
-   (score 0, with the reason) that are longer than 256 characters, or have stacked or large powers,
-   factorials, sums, integrals, limits, long numbers, or deep brackets. An answer that is word for word the
-   reference is right all the same.
+3. sympy can hang on hostile input, and no time limit within the process can stop it. So answers are refused (score 0,
+   with the reason) that are longer than 256 characters, or have stacked or large powers, large roots, factorials,
+   sums, integrals, limits, long numbers, several or nested functions, or many brackets. An answer that is word for
+   word the reference is right all the same. Of the 7,469 answers of MATH's training set 9 are refused so. The screen
+   is a precaution and no proof: 3,574 made expressions that passed it took 1.5 s at most.
 4. math-verify runs without its own time limits: their signals fail outside the main thread.
 """
 
