@@ -16,9 +16,7 @@ from .formula import Node, canonical, evaluate, slots_of, work
 from .rows import WORD_OF_NUMBER, Row
 from .wording import KEPT_NOUNS, NOT_NAMES, PRONOUNS, SYNONYMS
 
-_SYLLABLES = (
-    "ba be bo da de do fa fi ga go ka ki la le lo ma me mi na ni pa pe po ra re ri sa se so ta te to va vi".split()
-)
+_SYLLABLES = tuple(consonant + vowel for consonant in "bdfgklmnprstv" for vowel in "aeio")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +54,9 @@ def augment(row: Row, vocabulary: Vocabulary, rng: Random) -> Example:
     assert row.formula is not None
     values = redraw(row, rng)
     template = row.template
-    if rng.random() < 0.85:
-        template = swap_names(template, vocabulary.names, rng)
     if rng.random() < 0.75:
+        template = swap_names(template, vocabulary.names, rng)
+    if rng.random() < 0.5:
         template = swap_nouns(template, vocabulary.nouns, rng)
     template = swap_wording(template, rng)
     return Example(fill(template, row, values, rng), work(row.formula, values), answer_of(row.formula, values))
@@ -131,10 +129,13 @@ def _number_like(value: Decimal, rng: Random) -> Decimal:
     digits = len(str(number))
     if digits <= 2 and rng.random() < 0.15:
         digits = 3 - digits
+    if digits >= 3 and rng.random() < 0.4:
+        digits -= 1
     if digits == 1:
         return Decimal(rng.randint(2, 9))
     if digits <= 3:
         return Decimal(rng.randint(10 ** (digits - 1), 10**digits - 1))
+    number = number if digits == len(str(number)) else number // 10
     return Decimal(rng.randint(number // 2, number + number // 2))
 
 
@@ -214,8 +215,12 @@ def swap_wording(template: str, rng: Random, share: float = 0.5) -> str:
     """Words and phrases for others that mean the same."""
     for group, pattern in SYNONYMS:
         if rng.random() < share and pattern.search(template):
-            template = pattern.sub(lambda _, group=group: rng.choice(group), template)
+            template = pattern.sub(lambda found, group=group: _like(rng.choice(group), found[0]), template)
     return template
+
+
+def _like(word: str, model: str) -> str:
+    return word[0].upper() + word[1:] if model[0].isupper() else word
 
 
 def _invented(rng: Random) -> str:
@@ -225,19 +230,20 @@ def _invented(rng: Random) -> str:
 # Drills.
 
 
-def drill(rng: Random) -> Example:
-    """Bare arithmetic: `47+85`, worked."""
-    values: tuple[Decimal, ...]
-    operation = rng.choice("++--**//%")
+def drill(rng: Random, easy: bool = False) -> Example:
+    """Bare arithmetic, worked: `47+85`. Easy: two digits at most, and what is known by heart."""
+    operation = rng.choice("++++---**/%" if easy else "++++---***//%%")
     if operation in "+-":
-        places = rng.choice((0, 0, 0, 0, 2))
-        pair = sorted((_size(rng, places), _size(rng, places)), reverse=operation == "-")
+        places = rng.choice((0, 0, 0, 0, 0, 2)) if not easy else 0
+        pair = sorted((_size(rng, places, easy), _size(rng, places, easy)), reverse=True)
         values = tuple(pair) if operation == "-" or rng.random() < 0.5 else tuple(reversed(pair))
     elif operation == "*":
-        values = (_size(rng, 0), Decimal(rng.randint(2, 99 if rng.random() < 0.3 else 9)))
+        first = Decimal(rng.randint(2, 9)) if easy else _size(rng, 0, easy)
+        values = (first, Decimal(rng.randint(2, 99 if not easy and rng.random() < 0.2 else 9)))
+        values = values if rng.random() < 0.5 else tuple(reversed(values))
     else:
-        divisor = rng.randint(2, 9) if rng.random() < 0.75 else rng.randint(10, 40)
-        quotient = rng.randint(2, 9) if rng.random() < 0.6 else rng.randint(10, 99)
+        divisor = rng.randint(2, 9) if easy or rng.random() < 0.75 else rng.randint(10, 40)
+        quotient = rng.randint(2, 9) if easy or rng.random() < 0.4 else rng.randint(10, 99)
         rest = rng.randint(0, divisor - 1) if operation == "%" else 0
         values = (Decimal(divisor * quotient + rest), Decimal(divisor))
     node: Node = (operation, ("slot", 0), ("slot", 1))
@@ -248,6 +254,6 @@ def drill(rng: Random) -> Example:
     return Example(question, work(node, values), answer_of(node, values))
 
 
-def _size(rng: Random, places: int) -> Decimal:
-    digits = rng.choice((1, 2, 2, 2, 3, 3, 4)) + places
+def _size(rng: Random, places: int, easy: bool) -> Decimal:
+    digits = rng.choice((1, 2, 2) if easy else (1, 2, 2, 2, 3, 3)) + places
     return Decimal(rng.randint(10 ** (digits - 1), 10**digits - 1)).scaleb(-places)

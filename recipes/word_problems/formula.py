@@ -55,7 +55,7 @@ def _apply(operation: str, a: Decimal, b: Decimal) -> Decimal | None:
 
 
 def work(node: Node, values: Sequence[Decimal]) -> str:
-    """The worked steps of a formula that evaluates, joined by `;`, and the answer: `8*2=16;8+16:14,02=24#### 24`."""
+    """The worked steps of a formula that evaluates, joined by `;`, and the answer: `2*4=8;8-3=5#### 5`."""
     steps: list[str] = []
     answer = _steps(node, values, steps)
     return f"{';'.join(steps)}#### {working.plain(answer)}"

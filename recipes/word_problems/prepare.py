@@ -20,15 +20,14 @@ class Settings:
     """What the prepared files depend on, the data aside."""
 
     seed: int = 0
-    sft_steps: int = 4600
-    batch_size: int = 24
+    sft_steps: int = 6000
+    batch_size: int = 16
+    easy: float = 0.17
+    """The first share of the demonstrations is easy arithmetic alone: it costs little, and without it the model
+    spends most of the run without having learnt to copy a number."""
     drills: float = 0.2
-    """Share of bare arithmetic among the demonstrations."""
-    early: float = 0.12
-    """The first share of the demonstrations has more drills ..."""
-    early_drills: float = 0.6
-    """... this share."""
-    unaltered: float = 0.05
+    """Share of bare arithmetic among the others."""
+    unaltered: float = 0.1
     """Share of the real problems that stay as they are."""
     grpo_problems: int = 4096
 
@@ -72,14 +71,14 @@ def prepare(data: Path, folder: Path, settings: Settings) -> Counts:
 
 
 def demonstrations(train: Sequence[Row], settings: Settings) -> list[Example]:
-    """One worked example per place of every batch, drills first in plenty, then few."""
+    """One worked example per place of every batch: easy drills, then problems with drills between."""
     rng, vocabulary = Random(f"sft {settings.seed}"), vocabulary_of(train)
     total = settings.sft_steps * settings.batch_size
     examples: list[Example] = []
     for place in range(total):
-        drills = settings.early_drills if place < settings.early * total else settings.drills
-        if rng.random() < drills:
-            examples.append(drill(rng))
+        easy = place < settings.easy * total
+        if easy or rng.random() < settings.drills:
+            examples.append(drill(rng, easy))
             continue
         row = rng.choice(train)
         examples.append(original(row) if rng.random() < settings.unaltered else augment(row, vocabulary, rng))

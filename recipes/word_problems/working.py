@@ -1,14 +1,14 @@
-"""Arithmetic worked digit by digit, as short as a small model can still follow.
+"""Arithmetic worked digit by digit, every digit copied before it is used.
 
-One operation is one step. Columns run from the right and say carry (or borrow) and digit:
+One operation is one step. Columns run from the right; a column's result is carry (or borrow) and digit:
 
-    4+5=9                     one digit each: known by heart
-    47+85:12,13=132           7+5=12, 4+8+1=13
-    52-17:15,03=35            2-7 borrows 1 and leaves 5, 5-1-1=3
-    24*3:12,07=72             4*3=12, 2*3+1=7
-    24*35:35*4:20,14=140,35*2:10,07=70,140+700:00,04,08=840=840
-    53/8=6r5                  one digit of quotient: known by heart
-    84/3:8=2r2,24=8r0=28r0    long division from the left
+    4+5=9                                      one digit each: known by heart
+    47+85:7+5+0=12,4+8+1=13=132
+    52-17:2-7-0=15,5-1-1=03=35                 2-7 borrows 1 and leaves 5
+    24*3:4*3+0=12,2*3+1=07=72
+    24*35:35*4:...=140,35*2:...=70,140+700:...=840=840
+    53/8=6r5                                   one digit of quotient: known by heart
+    84/3:8=2r2,24=8r0=28r0                     long division from the left
 
 Decimals are written with equally many places and worked as if the point were not there.
 """
@@ -30,12 +30,8 @@ def _places(*values: Decimal) -> int:
     return max(max(0, -int(value.as_tuple().exponent)) for value in values)
 
 
-def _columns(carries_and_digits: list[tuple[int, int]]) -> str:
-    return ",".join(f"{carry}{digit}" for carry, digit in carries_and_digits)
-
-
 def add(a: Decimal, b: Decimal) -> str:
-    """`47+85:12,13=132`."""
+    """`47+85:7+5+0=12,4+8+1=13=132`."""
     places = _places(a, b)
     x, y = _scaled(a, places), _scaled(b, places)
     head = f"{a:.{places}f}+{b:.{places}f}"
@@ -44,13 +40,15 @@ def add(a: Decimal, b: Decimal) -> str:
         return f"{head}={result}"
     columns, carry = [], 0
     for i in range(max(len(str(x)), len(str(y)))):
-        carry, digit = divmod(x // 10**i % 10 + y // 10**i % 10 + carry, 10)
-        columns.append((carry, digit))
-    return f"{head}:{_columns(columns)}={result}"
+        p, q = x // 10**i % 10, y // 10**i % 10
+        total = p + q + carry
+        columns.append(f"{p}+{q}+{carry}={total:02d}")
+        carry = total // 10
+    return f"{head}:{','.join(columns)}={result}"
 
 
 def subtract(a: Decimal, b: Decimal) -> str:
-    """`52-17:15,03=35`, for a >= b."""
+    """`52-17:2-7-0=15,5-1-1=03=35`, for a >= b."""
     places = _places(a, b)
     x, y = _scaled(a, places), _scaled(b, places)
     head = f"{a:.{places}f}-{b:.{places}f}"
@@ -59,14 +57,15 @@ def subtract(a: Decimal, b: Decimal) -> str:
         return f"{head}={result}"
     columns, borrow = [], 0
     for i in range(len(str(x))):
-        digit = x // 10**i % 10 - y // 10**i % 10 - borrow
-        borrow = int(digit < 0)
-        columns.append((borrow, digit % 10))
-    return f"{head}:{_columns(columns)}={result}"
+        p, q = x // 10**i % 10, y // 10**i % 10
+        left = p - q - borrow
+        columns.append(f"{p}-{q}-{borrow}={int(left < 0)}{left % 10}")
+        borrow = int(left < 0)
+    return f"{head}:{','.join(columns)}={result}"
 
 
 def multiply(a: Decimal, b: Decimal) -> str:
-    """`24*3:12,07=72`; with two long factors one line per digit of the shorter, and their sum."""
+    """`24*3:4*3+0=12,2*3+1=07=72`; with two long factors one line per digit of the shorter, and their sum."""
     head, result = f"{plain(a)}*{plain(b)}", plain(a * b)
     x, y = _scaled(a, _places(a)), _scaled(b, _places(b))
     long, short = (x, y) if x >= y else (y, x)
@@ -75,9 +74,10 @@ def multiply(a: Decimal, b: Decimal) -> str:
     if short < 10:
         columns, carry = [], 0
         for digit in reversed(str(long)):
-            carry, last = divmod(int(digit) * short + carry, 10)
-            columns.append((carry, last))
-        return f"{head}:{_columns(columns)}={result}"
+            product = int(digit) * short + carry
+            columns.append(f"{digit}*{short}+{carry}={product:02d}")
+            carry = product // 10
+        return f"{head}:{','.join(columns)}={result}"
     return f"{head}:{_partial_products(long, short)}={result}"
 
 
