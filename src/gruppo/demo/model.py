@@ -5,16 +5,17 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
-from gruppo.demo.tokenizer import CONTEXT_LENGTH, build_tokenizer
+from gruppo.demo.tokenizer import CONTEXT_LENGTH, END, PAD, build_tokenizer
 
 
 def build_model(folder: Path, seed: int) -> None:
     """Write model and tokenizer as a folder that transformers loads; torch's random state stays as it was.
 
-    Of the sizes tried, this one learns the most per second on one core. Heads divide the hidden size evenly, since
-    not every engine reads a head size of its own from a Qwen2 config.
+    Larger ones learn more slowly per second on one core. The heads divide the hidden size evenly, since not every
+    engine reads a head size of its own from a Qwen2 config.
     """
     tokenizer = build_tokenizer()
+    end, pad = (tokenizer.backend_tokenizer.token_to_id(token) for token in (END, PAD))
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=64,
@@ -26,14 +27,12 @@ def build_model(folder: Path, seed: int) -> None:
         tie_word_embeddings=True,
         initializer_range=0.05,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=end,
+        pad_token_id=pad,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2ForCausalLM(config)
-    model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True
-    )
+    model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=pad, do_sample=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

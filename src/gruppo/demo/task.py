@@ -254,9 +254,7 @@ def _draw_number(rng: np.random.Generator, digits: DigitRange) -> int:
     return int(rng.integers(max(2, 10 ** (length - 1)), 10**length))
 
 
-def _draw_operands(
-    rng: np.random.Generator, operation: Operation, digits: DigitRange, held_out: bool
-) -> Pair:
+def _draw_operands(rng: np.random.Generator, operation: Operation, digits: DigitRange, held_out: bool) -> Pair:
     while True:
         a = _draw_number(rng, digits)
         b = _draw_number(rng, (1, 1) if operation == "*" else digits)
