@@ -1,1 +1,1 @@
-"""algorithm"""
+"""The mathematics of GRPO: pure functions of tensors, one formula each."""

@@ -1,1 +1,1 @@
-"""config"""
+"""The options: schema, reading and checking of files and flags, schedules, advice."""

@@ -1,1 +1,1 @@
-"""launch"""
+"""From a config to running objects: the only room that picks an engine."""

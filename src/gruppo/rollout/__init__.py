@@ -1,1 +1,1 @@
-"""rollout"""
+"""Rollouts: the engine seam, the engines behind it, and the collecting of scored groups."""

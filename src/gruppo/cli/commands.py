@@ -1,0 +1,179 @@
+"""What each command does, once its arguments are parsed."""
+
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from gruppo.cli.flags import overrides, say
+from gruppo.cli.main import MODEL_FIELDS, SCORING_FIELDS, stage_options
+from gruppo.config.load import load_config, read_file
+from gruppo.config.reference import Option, options
+from gruppo.config.schema import Config, EvalConfig, SFTConfig
+from gruppo.errors import ConfigError, nearest
+
+
+def demo(parsed: Namespace) -> int:
+    """Run the demo; a table or one JSON object on standard output."""
+    from gruppo.demo.run import run_demo, table
+
+    out = Path(parsed.output_dir or f"runs/demo-seed{parsed.seed}")
+    result = run_demo(parsed.seed, out)
+    if result is None:
+        return 130
+    print(json.dumps(result) if parsed.json else table(result))
+    return 0
+
+
+def train(parsed: Namespace) -> int:
+    """Run the stages of a config."""
+    config, notes = load_config(_path(parsed.config), overrides(parsed, options()))
+    _tell(notes)
+    return _run(config, ("sft", "grpo", "eval"))
+
+
+def sft(parsed: Namespace) -> int:
+    """Run the SFT stage by itself."""
+    given = overrides(parsed, stage_options(SFTConfig, MODEL_FIELDS))
+    values = _of_stage(_path(parsed.config), given, "sft", SFTConfig)
+    config, notes = load_config(None, values)
+    _tell(notes)
+    return _run(config, ("sft",))
+
+
+def eval(parsed: Namespace) -> int:
+    """Evaluate a model by itself."""
+    given = overrides(parsed, stage_options(EvalConfig, SCORING_FIELDS))
+    values = _of_stage(_path(parsed.config), given, "eval", EvalConfig)
+    config, notes = load_config(None, values)
+    _tell(notes)
+    assert config.eval is not None
+    from gruppo.launch.pipeline import evaluate
+    from gruppo.monitor.progress import make_progress
+
+    progress = make_progress()
+    try:
+        result = evaluate(config, config.eval, observer=progress)
+    finally:
+        progress.close()
+    data = {"model": config.model, **result.to_json()}
+    if parsed.save:
+        _save(Path(parsed.save), data)
+    summary = {name: value for name, value in data.items() if name not in ("per_problem", "extra", "label")}
+    if parsed.json:
+        print(json.dumps(summary))
+    else:
+        for name, value in summary.items():
+            print(f"{name:<18} {_shown(value)}")
+    return 0
+
+
+def show(parsed: Namespace) -> int:
+    """Print what a run has come to."""
+    from gruppo.monitor.summary import summarize
+
+    print(summarize(Path(parsed.run)))
+    return 0
+
+
+def config(parsed: Namespace) -> int:
+    """Print the schema, or explain a file or an option."""
+    if parsed.what == "schema":
+        print(json.dumps(Config.model_json_schema(), indent=2))
+        return 0
+    known = {option.name: option for option in options()}
+    name = (parsed.config or "").replace("-", "_")
+    if parsed.config is None:
+        print("\n".join(_explained(option, None) for option in known.values()))
+    elif name in known:
+        print(_explained(known[name], None))
+    elif not Path(parsed.config).exists() and not parsed.config.endswith((".yaml", ".yml")):
+        raise ConfigError(f"there is no option or file '{parsed.config}'.{nearest(name, list(known))}")
+    else:
+        resolved, notes = load_config(Path(parsed.config), {})
+        _tell(notes)
+        _explain_file(resolved, known)
+    return 0
+
+
+# ---- parts of the above
+
+
+def _run(config: Config, stages: tuple[str, ...]) -> int:
+    from gruppo.launch.pipeline import run
+
+    result = run(config, stages=stages)
+    if not result.finished:
+        return 130
+    if result.before is not None and result.after is not None and result.difference is not None:
+        print(f"pass@1 before  {result.before.pass_at_1}")
+        print(f"pass@1 after   {result.after.pass_at_1}")
+        print(f"difference     {result.difference['pass_at_1']} (paired)")
+    elif result.after is not None:
+        print(f"pass@1         {result.after.pass_at_1}")
+    print(f"model          {result.model}")
+    print(f"report         {result.folder / 'report.html'}")
+    return 0
+
+
+def _of_stage(
+    path: Path | None, given: dict[str, Any], stage: str, section: type[SFTConfig] | type[EvalConfig]
+) -> dict[str, Any]:
+    """Overrides for a command that runs one stage: its own options flat, the top level's beside them."""
+    values = read_file(path) if path is not None else {}
+    if path is not None and stage not in values:
+        raise ConfigError(f"{path}: there is no `{stage}:` section for gruppo {stage} to run")
+    own = dict(values.get(stage) or {})
+    for name, value in given.items():
+        (own if name in section.model_fields else values)[name] = value
+    if stage == "eval" and own.get("max_completion_length") is not None:
+        values["max_completion_length"] = own["max_completion_length"]
+    # The GRPO stage isn't run, but the schema wants its data to be named.
+    values.setdefault("data", own.get("data", ()))
+    return {**values, stage: own}
+
+
+def _path(given: str | None) -> Path | None:
+    return None if given is None else Path(given)
+
+
+def _tell(notes: list[str]) -> None:
+    for note in notes:
+        say(f"note: {note}")
+
+
+def _save(path: Path, data: dict[str, Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(data, indent=1))
+    except OSError as error:
+        raise ConfigError(f"--save: {path} can't be written: {error.strerror}") from error
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _explained(option: Option, value: Any) -> str:
+    also = f" Also: {', '.join(option.aliases)}." if option.aliases else ""
+    head = option.name if value is None else f"{option.name}: {value}"
+    return f"{head}\n    {option.text}{also}"
+
+
+def _explain_file(resolved: Config, known: dict[str, Option]) -> None:
+    from gruppo.config.advice import advise
+
+    values = resolved.model_dump(mode="json")
+    for name, option in known.items():
+        stage, _, leaf = name.rpartition(".")
+        section = values[stage] if stage else values
+        if section is not None:
+            shown = "unset" if section[leaf] is None else section[leaf]
+            print(_explained(option, shown))
+    print(
+        f"\nper step: {resolved.completions_per_step} completions ({resolved.prompts_per_step} x {resolved.group_size})"
+    )
+    for line in advise(resolved):
+        print(f"warning: {line}")

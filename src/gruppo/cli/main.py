@@ -1,0 +1,188 @@
+"""`gruppo`: the commands and their help. What a command does is imported when it is called, so that help is quick."""
+
+import sys
+from collections.abc import Sequence
+
+from gruppo.cli.flags import Parser, add_options, say, spell
+from gruppo.config.reference import Option, options
+from gruppo.config.schema import EvalConfig, SFTConfig
+from gruppo.errors import GruppoError
+from gruppo.version import __version__
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+MODEL_FIELDS = (
+    "model",
+    "output_dir",
+    "seed",
+    "prompt_template",
+    "system_prompt",
+    "precision",
+    "device",
+    "lora_rank",
+    "lora_alpha",
+    "lora_targets",
+    "micro_batch_tokens",
+    "checkpoint_every",
+    "report_to",
+)
+"""What `gruppo sft` takes beside the options of its stage."""
+
+SCORING_FIELDS = (
+    "model",
+    "seed",
+    "prompt_template",
+    "system_prompt",
+    "rewards",
+    "success",
+    "precision",
+    "device",
+    "max_prompt_length",
+    "long_prompts",
+    "stop",
+    "max_live_completions",
+)
+"""What `gruppo eval` takes beside the options of its stage."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0 done, 2 something to mend (one message), 130 interrupted."""
+    try:
+        return _run(sys.argv[1:] if arguments is None else arguments)
+    except GruppoError as error:
+        say(f"error: {error}")
+        return USER_ERROR
+    except KeyboardInterrupt:
+        say("interrupted; what was saved is kept, and the same command goes on from there")
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+def _run(arguments: Sequence[str]) -> int:
+    spelled, notes = spell(arguments)
+    parser = build_parser()
+    command = spelled[0] if spelled and not spelled[0].startswith("-") else None
+    if command not in COMMANDS:
+        if command is not None:
+            parser.parse_strictly(spelled)
+        parser.parse_args(spelled)
+        parser.print_help()
+        return 0
+    parsed = COMMANDS[command][1]().parse_strictly(spelled[1:])
+    for note in notes:
+        say(f"note: {note}")
+    from gruppo.cli import commands
+
+    return getattr(commands, command)(parsed)
+
+
+def build_parser() -> Parser:
+    """The parser of the command's name."""
+    width = max(map(len, COMMANDS)) + 2
+    listing = "\n".join(f"  {name:<{width}}{text}" for name, (text, _) in COMMANDS.items())
+    from argparse import RawDescriptionHelpFormatter
+
+    parser = Parser(
+        prog="gruppo",
+        description=f"GRPO post-training for language models with verifiable rewards.\n\ncommands:\n{listing}",
+        epilog="gruppo COMMAND --help says more. Start with: gruppo demo",
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=list(COMMANDS), nargs="?", metavar="COMMAND", help="one of the above")
+    parser.add_argument("--version", action="version", version=f"gruppo {__version__}")
+    return parser
+
+
+def stage_options(stage: type[SFTConfig] | type[EvalConfig], shared: tuple[str, ...]) -> list[Option]:
+    """A stage's own options flat, and some of the top level's."""
+    own = list(options(stage))
+    taken = {option.name for option in own}
+    return [*own, *(option for option in options() if option.name in shared and option.name not in taken)]
+
+
+def demo_parser() -> Parser:
+    """`gruppo demo`."""
+    parser = Parser(
+        prog="gruppo demo",
+        description="Build a small model, teach it some arithmetic by SFT, then watch GRPO make it better. "
+        "No network, no download, a few minutes on a laptop's CPU.",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="INT", help="seed of everything random [default 0]")
+    parser.add_argument("--output-dir", metavar="DIR", help="where the run goes, also --out [default runs/demo-seedN]")
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end instead of a table")
+    return parser
+
+
+def train_parser() -> Parser:
+    """`gruppo train`."""
+    parser = Parser(
+        prog="gruppo train",
+        usage="gruppo train [CONFIG.yaml] [--flag value ...]",
+        description="Run the stages of a config (SFT, GRPO, evaluation). The same command on the same folder goes on "
+        "where it stopped. A flag overrides the file.",
+    )
+    parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="the config; flags alone do as well")
+    every = list(options())
+    add_options(parser, [option for option in every if "." not in option.name], "GRPO")
+    for stage, title in (("sft.", "the SFT stage (needs --sft.data)"), ("eval.", "evaluation (needs --eval.data)")):
+        add_options(parser, [option for option in every if option.name.startswith(stage)], title)
+    return parser
+
+
+def sft_parser() -> Parser:
+    """`gruppo sft`."""
+    parser = Parser(
+        prog="gruppo sft",
+        usage="gruppo sft [CONFIG.yaml] [--flag value ...]",
+        description="Supervised fine-tuning on demonstrations: the SFT stage by itself. Its options are flat here.",
+    )
+    parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="a config with an sft: section")
+    add_options(parser, stage_options(SFTConfig, MODEL_FIELDS), "SFT")
+    return parser
+
+
+def eval_parser() -> Parser:
+    """`gruppo eval`."""
+    parser = Parser(
+        prog="gruppo eval",
+        usage="gruppo eval [CONFIG.yaml] [--flag value ...]",
+        description="Evaluate a model on problems: pass@1 sampled and greedy, pass@k, with 95 % intervals.",
+    )
+    parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="a config with an eval: section")
+    add_options(parser, stage_options(EvalConfig, SCORING_FIELDS), "evaluation")
+    parser.add_argument("--save", metavar="FILE.json", help="also write the result, problem by problem, to a file")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    return parser
+
+
+def show_parser() -> Parser:
+    """`gruppo show`."""
+    parser = Parser(
+        prog="gruppo show", description="What a run has come to: state, metrics, findings, where things lie."
+    )
+    parser.add_argument("run", metavar="RUN", help="a run folder")
+    return parser
+
+
+def config_parser() -> Parser:
+    """`gruppo config`."""
+    parser = Parser(
+        prog="gruppo config",
+        description="schema: every option as JSON Schema. explain: a config, resolved, with a line on every option.",
+    )
+    parser.add_argument("what", choices=["schema", "explain"], metavar="schema|explain", help="what to print")
+    parser.add_argument("config", nargs="?", metavar="CONFIG.yaml|OPTION", help="explain: a file, or one option")
+    return parser
+
+
+COMMANDS = {
+    "demo": ("watch a small model learn arithmetic, in minutes, without a download", demo_parser),
+    "train": ("run a config: SFT, GRPO, evaluation, report", train_parser),
+    "sft": ("supervised fine-tuning on demonstrations", sft_parser),
+    "eval": ("pass@1 and pass@k of a model on held-out problems", eval_parser),
+    "show": ("what a run has come to", show_parser),
+    "config": ("the options: schema, or a file explained", config_parser),
+}

@@ -1,0 +1,193 @@
+"""From a file and flags to a checked config: aliases at the door, all errors at once, each with its cure."""
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from gruppo.config.schema import Config, EvalConfig, RewardConfig, Section, SFTConfig
+from gruppo.errors import ConfigError, nearest
+
+ALIASES: Mapping[str, str] = {
+    "num_generations": "group_size",
+    "samples_per_prompt": "group_size",
+    "rollout_n": "group_size",
+    "clip_range": "epsilon",
+    "clip_ratio": "epsilon",
+    "epsilon_low": "epsilon",
+    "kl_coef": "beta",
+    "max_output_length": "max_completion_length",
+    "max_new_tokens": "max_completion_length",
+    "iterations": "steps",
+    "max_steps": "steps",
+    "out": "output_dir",
+}
+"""Peers' names for our fields, accepted in files and flags."""
+
+STAGES: Mapping[str, type[Section]] = {"sft": SFTConfig, "eval": EvalConfig}
+"""The stages with a section of their own."""
+
+_Model = TypeVar("_Model", bound=Section)
+Values = dict[str, Any]
+
+
+def load_config(path: Path | None, overrides: Mapping[str, Any]) -> tuple[Config, list[str]]:
+    """The config of a file with flags laid over it.
+
+    Args:
+        path: a YAML (or JSON) file; None: flags alone.
+        overrides: by dotted name (`learning_rate`, `sft.epochs`), as given on the command line or by a program.
+
+    Returns:
+        The config, and a line for each alias that was resolved.
+
+    Raises:
+        ConfigError: the file can't be read, or fields are wrong; all of them are listed.
+    """
+    values = read_file(path) if path is not None else {}
+    for dotted, value in overrides.items():
+        _set(values, dotted, value)
+    notes: list[str] = []
+    values = resolve_aliases(values, notes)
+    return check(Config, values, str(path) if path is not None else "the command line"), notes
+
+
+def read_file(path: Path) -> Values:
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigError: no such file, not YAML (with the line), a key that stands twice, or not a mapping.
+    """
+    if not path.is_file():
+        near = nearest(path.name, [other.name for other in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
+        what = "is a folder" if path.is_dir() else "there is no such file"
+        raise ConfigError(f"{path}: {what}; give the path of a YAML config.{near}")
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        raise ConfigError(f"{path}:{line}: this is not valid YAML: {error.problem}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path}: can't be read: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: wanted `name: value` lines, got a {type(values).__name__}")
+    return cast(Values, values)
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML 1.1 without silently overwritten keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            key = cast(Hashable, self.construct_object(key_node, deep=True))  # pyright: ignore[reportUnknownMemberType]
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f"'{key}' stands twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def resolve_aliases(values: Values, notes: list[str], prefix: str = "") -> Values:
+    """The same values under gruppo's own names; says what it renamed in `notes`.
+
+    Raises:
+        ConfigError: a field is given under two names.
+    """
+    fields = STAGES[prefix[:-1]].model_fields if prefix else Config.model_fields
+    resolved: Values = {}
+    for name, value in values.items():
+        own = ALIASES.get(name, name) if name not in fields else name
+        own = own if own in fields else name
+        if own in resolved:
+            raise ConfigError(f"{prefix}{own}: given twice, also as '{name}'; keep one")
+        if own != name:
+            notes.append(f"{prefix}{name} is {prefix}{own} here")
+        if not prefix and name in STAGES and isinstance(value, dict):
+            value = resolve_aliases(cast(Values, value), notes, f"{name}.")
+        resolved[own] = value
+    return resolved
+
+
+def check(model: type[_Model], values: Mapping[str, Any], source: str) -> _Model:
+    """Validate values against a section.
+
+    Raises:
+        ConfigError: every wrong field with what was got, what is wanted, and the nearest name of a typo.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [_complaint(model, details) for details in error.errors()]
+        count = "1 field is wrong" if len(lines) == 1 else f"{len(lines)} fields are wrong"
+        raise ConfigError(f"{source}: {count}\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+_WANTED = {
+    "greater_than": "a number above {gt}",
+    "greater_than_equal": "{ge} or more",
+    "less_than": "a number below {lt}",
+    "less_than_equal": "{le} or less",
+    "literal_error": "one of {expected}",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "string_type": "text (quote it if it looks like a number)",
+    "too_short": "at least one",
+    "model_type": "a section of `name: value` lines",
+    "tuple_type": "a list",
+}
+
+
+def _complaint(model: type[Section], details: ErrorDetails) -> str:
+    """One line for one wrong field."""
+    location = ".".join(str(part) for part in details["loc"])
+    kind = details["type"]
+    if kind == "extra_forbidden":
+        return f"{location}: there is no such field.{nearest(str(details['loc'][-1]), _siblings(model, details))}"
+    if kind == "missing":
+        return f"{location}: must be given ({_help(model, details)})"
+    if kind == "value_error":
+        message = details["msg"].removeprefix("Value error, ")
+        return f"{location}: {message}" if location else message
+    wanted = _WANTED.get(kind)
+    text = wanted.format(**details.get("ctx", {})) if wanted else details["msg"]
+    return f"{location}: got {details['input']!r}, wanted {text}"
+
+
+def _section(model: type[Section], details: ErrorDetails) -> type[Section]:
+    """The section that the wrong field stands in."""
+    first = str(details["loc"][0])
+    if len(details["loc"]) > 1 and model is Config:
+        return RewardConfig if first == "rewards" else STAGES.get(first, model)
+    return model
+
+
+def _siblings(model: type[Section], details: ErrorDetails) -> list[str]:
+    return [*_section(model, details).model_fields, *(STAGES if model is Config else ())]
+
+
+def _help(model: type[Section], details: ErrorDetails) -> str:
+    field = _section(model, details).model_fields[str(details["loc"][-1])]
+    return (field.description or "").split("\n")[0].rstrip(".")
+
+
+def _set(values: Values, dotted: str, value: Any) -> None:
+    """Lay one override over the values."""
+    stage, _, leaf = dotted.rpartition(".")
+    if not stage:
+        values[leaf] = value
+        return
+    section = values.setdefault(stage, {})
+    if not isinstance(section, dict):
+        raise ConfigError(f"{stage}: wanted a section of `name: value` lines, got {section!r}")
+    section[leaf] = value

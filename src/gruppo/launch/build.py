@@ -1,0 +1,281 @@
+"""Config to objects: model, renderer, engine, rubric, streams, trainers. Nothing is run here."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gruppo.config.schedules import lr_factor
+from gruppo.config.schema import Config, DataFields, EvalConfig, OptimizerFields, SFTConfig
+from gruppo.data.chat import ChatRenderer
+from gruppo.data.problems import load_demonstrations, load_problems
+from gruppo.data.readers import Purpose
+from gruppo.data.stream import ProblemStream
+from gruppo.errors import ConfigError, DataError
+from gruppo.evaluation.evaluate import Evaluator, Label
+from gruppo.monitor.mirrors import open_mirrors
+from gruppo.monitor.recorder import Recorder
+from gruppo.monitor.run_folder import RunFolder
+from gruppo.rewards.rubric import Reward, Rubric, build_rubric
+from gruppo.rollout.collect import Collector
+from gruppo.rollout.draws import derive_seed
+from gruppo.rollout.engine import RolloutEngine
+from gruppo.rollout.local import LocalEngine
+from gruppo.training.checkpoint import Checkpoints
+from gruppo.training.controls import Controls
+from gruppo.training.models import LoadedModel, add_lora, choose_device, load_model
+from gruppo.training.optimizers import OptimizerSet, adamw, muon
+from gruppo.training.packing import Row, default_token_budget
+from gruppo.training.policy import LocalPolicy, LossSettings
+from gruppo.training.sft import DemonstrationStream, SFTTrainer, demonstration_row, steps_of
+from gruppo.training.trainer import Trainer
+from gruppo.types import Problem, ProgressObserver, SamplingParams
+
+RewardFunction = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """A loaded model with everything that a stage needs around it.
+
+    Args:
+        config: the resolved config.
+        model_name: the folder or hub name to load; a stage before may have made it.
+        functions: rewards given as Python objects, by name.
+        observer: who is told of notes and progress.
+    """
+
+    config: Config
+    model_name: str
+    functions: dict[str, RewardFunction]
+    observer: ProgressObserver
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        """The model, with LoRA around it if the config says so."""
+        loaded = load_model(self.model_name, self.config.precision, self.device)
+        if self.config.lora_rank == 0:
+            return loaded
+        return add_lora(
+            loaded,
+            self.config.lora_rank,
+            self.config.lora_scale_alpha,
+            self.config.lora_targets,
+            derive_seed(self.config.seed, "lora"),
+        )
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return choose_device(self.config.device)
+
+    @cached_property
+    def renderer(self) -> ChatRenderer:
+        """Problems to tokens, completions to text."""
+        return ChatRenderer(self.loaded.tokenizer, self.config.prompt_template, self.config.system_prompt)
+
+    @cached_property
+    def rubric(self) -> Rubric:
+        """The rewards."""
+        named = [reward for reward in self.config.rewards if reward.name not in self.functions]
+        given = [
+            Reward(reward.name, self.functions[reward.name], reward.weight, reward.full_scale)
+            for reward in self.config.rewards
+            if reward.name in self.functions
+        ]
+        return build_rubric(named, given, self.config.success_name, self.config.reward_scale)
+
+    @cached_property
+    def engine(self) -> RolloutEngine:
+        """The engine, on the trainer's own model."""
+        return LocalEngine(
+            self.loaded.model, self.renderer, self.config.max_live_completions, self.loaded.context_length
+        )
+
+    @property
+    def token_budget(self) -> int:
+        """Tokens of a micro-batch."""
+        return self.config.micro_batch_tokens or default_token_budget(self.loaded.vocabulary)
+
+    def sampling(self, temperature: float, max_completion_length: int) -> SamplingParams:
+        """How to draw, with the model's stop tokens."""
+        return SamplingParams(
+            temperature=temperature,
+            max_completion_length=max_completion_length,
+            top_k=self.config.top_k,
+            top_p=self.config.top_p,
+            stop_token_ids=self.renderer.stop_token_ids(self.loaded.eos_token_ids),
+            stop=self.config.stop,
+        )
+
+    @cached_property
+    def collector(self) -> Collector:
+        """Sampling and scoring as the GRPO stage does it."""
+        sampling = self.sampling(self.config.temperature, self.config.max_completion_length)
+        return Collector(self.engine, self.rubric, self.renderer, sampling, self.config.group_size)
+
+    def problems(self, sources: Sequence[str], fields: DataFields, split: Purpose, room: int) -> list[Problem]:
+        """Problems with their prompts as tokens; tells the mapping, and what was left out.
+
+        Args:
+            sources: files, folders, hub names.
+            fields: templates and limits.
+            split: train or test; which split of a hub data set is meant by default.
+            room: tokens to keep free for the completion.
+        """
+        found = load_problems(sources, fields, split=split)
+        for line in found.notes:
+            self.observer.note(line)
+        limit = self._prompt_limit(room)
+        kept, dropped = self.renderer.encode_problems(found.problems, limit, self.config.long_prompts)
+        if dropped:
+            self.observer.note(
+                f"{dropped} of {len(found.problems)} prompts are longer than {limit} tokens and left out (long_prompts)"
+            )
+        self.rubric.check(kept)
+        return kept
+
+    def _prompt_limit(self, room: int) -> int | None:
+        context, limit = self.loaded.context_length, self.config.max_prompt_length
+        if context is None:
+            return limit
+        if room >= context:
+            raise ConfigError(
+                f"max_completion_length: {room} leaves no room for a prompt in the model's context of {context} tokens"
+            )
+        return context - room if limit is None else min(limit, context - room)
+
+    def trainer(self, folder: RunFolder, problems: Sequence[Problem]) -> Trainer:
+        """The GRPO stage, at its newest checkpoint if it has one."""
+        config = self.config
+        stream = ProblemStream(problems, derive_seed(config.seed, "stream"))
+        optimizers = adamw(self.loaded.model, config, config.learning_rate)
+        loss = LossSettings(
+            temperature=config.temperature,
+            epsilon=config.epsilon,
+            epsilon_high=config.clip_high,
+            beta=config.beta,
+            updates_per_batch=config.updates_per_batch,
+        )
+        policy = LocalPolicy(self.loaded.model, optimizers, loss, self.token_budget)
+        controls = Controls(config.steps)
+        checkpoints = Checkpoints(
+            folder.path / "checkpoints",
+            {"policy": policy, "stream": stream, "controls": controls},
+            config.checkpoint_every,
+            config.keep_checkpoints,
+        )
+        recorder = self._resumed_recorder(folder, checkpoints, stage="grpo")
+        return Trainer(
+            stream=stream,
+            collector=self.collector,
+            policy=policy,
+            recorder=recorder,
+            controls=controls,
+            learning_rate=config.learning_rate,
+            lr_factor=_factor(config, config.steps),
+            prompts_per_step=config.prompts_per_step,
+            seed=config.seed,
+            checkpoints=checkpoints,
+            save_rollouts_every=config.save_rollouts_every,
+        )
+
+    def sft_trainer(self, folder: RunFolder, sft: SFTConfig, rows: Sequence[Row]) -> SFTTrainer:
+        """The SFT stage, at its newest checkpoint if it has one."""
+        model = self.loaded.model
+        optimizers = sft_optimizers(model, sft)
+        steps = sft.steps or steps_of(len(rows), sft.batch_size, sft.epochs)
+        stream = DemonstrationStream(len(rows), sft.batch_size, derive_seed(self.config.seed, "sft"), sft.shuffle)
+        controls = Controls(steps)
+        checkpoints = Checkpoints(
+            folder.path / "checkpoints",
+            {"optimizers": optimizers, "stream": stream, "controls": controls},
+            max(self.config.checkpoint_every, steps // 4),
+            1,
+        )
+        recorder = self._resumed_recorder(folder, checkpoints, stage="sft")
+        return SFTTrainer(
+            model=model,
+            optimizers=optimizers,
+            rows=rows,
+            stream=stream,
+            batch_size=sft.batch_size,
+            recorder=recorder,
+            controls=controls,
+            learning_rate=sft.learning_rate,
+            lr_factor=_factor(sft, steps),
+            token_budget=self.token_budget,
+            checkpoints=checkpoints,
+        )
+
+    def demonstrations(self, sft: SFTConfig) -> list[Row]:
+        """The rows of the SFT stage; tells the mapping, and how many were too long."""
+        found = load_demonstrations(sft.data, sft)
+        for line in found.notes:
+            self.observer.note(f"sft: {line}")
+        limit = min(sft.max_length, self.loaded.context_length or sft.max_length)
+        encoded = [self.renderer.encode_demonstration(d.problem, d.completion) for d in found.demonstrations]
+        rows = [demonstration_row(*pair) for pair in encoded]
+        kept = [row for row in rows if len(row) <= limit]
+        if not kept:
+            raise DataError(
+                f"sft.data: all {len(rows)} demonstrations are longer than {limit} tokens (the shortest has "
+                f"{min(map(len, rows))}); raise sft.max_length"
+            )
+        if len(kept) < len(rows):
+            self.observer.note(f"sft: {len(rows) - len(kept)} of {len(rows)} demonstrations exceed {limit} tokens")
+        return kept
+
+    def evaluator(self, settings: EvalConfig, problems: Sequence[Problem], label: Label | None) -> Evaluator:
+        """The evaluation of the engine's weights; the whole distribution, without top-k and top-p."""
+        length = settings.max_completion_length or self.config.max_completion_length
+        sampling = replace(self.sampling(settings.temperature, length), top_k=0, top_p=1.0)
+        return Evaluator(
+            collector=self.collector,
+            problems=problems,
+            sampling=sampling,
+            samples=settings.samples,
+            greedy=settings.greedy,
+            seed=self.config.seed,
+            label=label,
+            observer=self.observer,
+        )
+
+    def _resumed_recorder(self, folder: RunFolder, checkpoints: Checkpoints, stage: str) -> Recorder:
+        """Load the newest checkpoint, cut what was recorded after it, and record from there."""
+        step, complaints = checkpoints.resume()
+        for complaint in complaints:
+            folder.append_event("checkpoint_damaged", text=complaint)
+            self.observer.note(complaint)
+        if folder.read_metrics():
+            folder.truncate_after(step)
+        if step:
+            self.observer.note(f"{stage}: goes on after step {step}")
+        config = self.config.model_dump(mode="json")
+        mirrors = open_mirrors(self.config.report_to, folder.path, config, resumed_at=step)
+        return Recorder(folder, self.observer, mirrors, stage=stage, precision=self.config.precision)
+
+
+def sft_optimizers(model: torch.nn.Module, sft: SFTConfig) -> OptimizerSet:
+    """The optimizers that the SFT stage asks for."""
+    if sft.optimizer == "muon":
+        return muon(model, sft, sft.learning_rate, sft.muon_learning_rate)
+    return adamw(model, sft, sft.learning_rate)
+
+
+def _factor(fields: OptimizerFields, steps: int) -> Callable[[int], float]:
+    return partial(
+        lr_factor,
+        steps=steps,
+        schedule=fields.lr_schedule,
+        warmup_ratio=fields.warmup_ratio,
+        min_lr_ratio=fields.min_lr_ratio,
+    )
+
+
+def is_model_folder(path: Path) -> bool:
+    """Whether a saved model stands there."""
+    return (path / "config.json").exists()

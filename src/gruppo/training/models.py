@@ -1,0 +1,216 @@
+"""Models: loading a folder or hub name with its tokenizer, LoRA around it, saving what transformers loads."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from gruppo.errors import ConfigError, ModelError
+
+transformers_logging.disable_progress_bar()  # its bars for loading weights would break into ours
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model in evaluation mode (dropout off) and what belongs to it."""
+
+    model: PreTrainedModel | PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    eos_token_ids: tuple[int, ...]
+    """The stop tokens of its generation config."""
+    context_length: int | None
+    """Positions it can take, tokens; None where its config doesn't say."""
+    vocabulary: int
+
+    @property
+    def trainable_parameters(self) -> int:
+        """Parameters that training moves."""
+        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a config.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        message = str(error).split("\n")[0]
+        raise ConfigError(
+            f"device: '{name}' can't be used here ({message}); say auto, cpu, cuda, cuda:N or mps"
+        ) from error
+    return device
+
+
+def load_model(name: str, precision: str, device: torch.device) -> LoadedModel:
+    """A causal language model and its tokenizer.
+
+    Args:
+        name: a folder (a model, or a LoRA adapter that names its base) or a hub name.
+        precision: float32 or bfloat16.
+        device: where to.
+
+    Raises:
+        ModelError: no such folder, no causal model in it, no tokenizer, or a tokenizer of another vocabulary.
+    """
+    _check_place(name)
+    tokenizer = load_tokenizer(name)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=DTYPES[precision])
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(f"model: '{name}' can't be loaded as a causal language model: {_first_line(error)}") from error
+    model.to(device).eval()  # pyright: ignore[reportArgumentType]
+    vocabulary = int(model.get_input_embeddings().weight.shape[0])  # pyright: ignore
+    if len(tokenizer) > vocabulary:
+        raise ModelError(
+            f"model: the tokenizer of '{name}' has {len(tokenizer)} tokens, the model's embedding only {vocabulary}; "
+            "they do not belong together"
+        )
+    eos = model.generation_config.eos_token_id if model.generation_config else None
+    text_config = model.config.get_text_config()
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        eos_token_ids=tuple(eos) if isinstance(eos, Sequence) else (() if eos is None else (eos,)),
+        context_length=getattr(text_config, "max_position_embeddings", None),
+        vocabulary=vocabulary,
+    )
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder or hub name.
+
+    Raises:
+        ModelError: there is none.
+    """
+    _check_place(name)
+    folder = Path(name)
+    known = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "spiece.model")
+    if folder.is_dir() and not any((folder / file).exists() for file in known):
+        raise ModelError(
+            f"model: the folder '{name}' has no tokenizer ({', '.join(known[:3])}); copy the tokenizer's files of the "
+            "model it was made from into it"
+        )
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"model: the tokenizer of '{name}' can't be loaded: {_first_line(error)}") from error
+
+
+def _check_place(name: str) -> None:
+    """Tell a folder that isn't there, or isn't a model's, before transformers takes it for a hub name."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
+            raise ModelError(f"model: the folder '{name}' holds no model (no config.json)")
+    elif folder.exists():
+        raise ModelError(f"model: '{name}' is a file; give the folder that it stands in")
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(f"model: there is no folder '{name}'; give a model folder or a hub name such as org/name")
+
+
+def add_lora(loaded: LoadedModel, rank: int, alpha: float, targets: Sequence[str], seed: int) -> LoadedModel:
+    """The model with fresh LoRA adapters (https://arxiv.org/abs/2106.09685); only they are trainable.
+
+    A model that came with an adapter keeps training that one.
+
+    Raises:
+        ModelError: a target that the model doesn't have.
+    """
+    if getattr(loaded.model, "peft_config", None):
+        raise ModelError("model: this folder is a LoRA adapter; merge it into its base before training with lora_rank")
+    settings = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # pyright: ignore[reportArgumentType]  peft takes any number here
+        target_modules="all-linear" if tuple(targets) == ("all-linear",) else list(targets),
+        lora_dropout=0.0,
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed % 2**63)
+        try:
+            model = get_peft_model(loaded.model, settings)  # pyright: ignore[reportArgumentType]
+        except ValueError as error:
+            raise ModelError(f"lora_targets: {list(targets)} can't be adapted: {_first_line(error)}") from error
+    model.eval()
+    return LoadedModel(
+        model=model,  # pyright: ignore[reportArgumentType]
+        tokenizer=loaded.tokenizer,
+        eos_token_ids=loaded.eos_token_ids,
+        context_length=loaded.context_length,
+        vocabulary=loaded.vocabulary,
+    )
+
+
+def save_model(loaded: LoadedModel, folder: Path) -> None:
+    """Write the model and its tokenizer as a folder that transformers loads, aside and renamed.
+
+    LoRA adapters are merged in, and also kept by themselves in `adapter/` beside the folder.
+    """
+    aside = folder.with_name(f"{folder.name}.writing")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    model = loaded.model
+    if isinstance(model, PeftModel):
+        model.save_pretrained(str(folder.with_name("adapter")))
+        _save_merged(model, aside)
+    else:
+        model.save_pretrained(aside)
+    loaded.tokenizer.save_pretrained(aside)
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+
+
+def _save_merged(model: PeftModel, folder: Path) -> None:
+    """Save base weights with the adapters added, and take the adapters out again."""
+    model.merge_adapter()
+    base = model.get_base_model()
+    weights = {
+        name.replace(".base_layer.", "."): tensor for name, tensor in base.state_dict().items() if ".lora_" not in name
+    }
+    base.save_pretrained(folder, state_dict=_without_tied(base, weights))  # pyright: ignore[reportCallIssue]
+    model.unmerge_adapter()
+
+
+def _without_tied(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out weights that are another's by tying, as safetensors keeps each once."""
+    seen: dict[int, str] = {}
+    kept: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        if tensor.data_ptr() not in seen:
+            kept[name] = tensor
+            seen[tensor.data_ptr()] = name
+    return kept
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).split("\n")[0]
+
+
+def describe(loaded: LoadedModel, device: torch.device) -> dict[str, Any]:
+    """Facts about a loaded model, for environment.json and the first lines of a run."""
+    parameters = sum(p.numel() for p in loaded.model.parameters())
+    return {
+        "parameters": parameters,
+        "trainable_parameters": loaded.trainable_parameters,
+        "dtype": str(next(loaded.model.parameters()).dtype).removeprefix("torch."),
+        "device": str(device),
+        "context_length": loaded.context_length,
+        "vocabulary": loaded.vocabulary,
+    }
