@@ -205,7 +205,7 @@ def test_the_folder_loads_as_any_model_does(folders: list[Path]):
 
     model = AutoModelForCausalLM.from_pretrained(folders[0])
     tokenizer = AutoTokenizer.from_pretrained(folders[0])
-    assert sum(parameter.numel() for parameter in model.parameters()) == 160_960
+    assert sum(parameter.numel() for parameter in model.parameters()) == 177_472
     assert len(tokenizer) == model.config.vocab_size == 456
     assert tokenizer.eos_token_id == model.config.eos_token_id == model.generation_config.eos_token_id
     assert tokenizer.pad_token_id == model.config.pad_token_id == model.generation_config.pad_token_id

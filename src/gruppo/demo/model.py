@@ -1,4 +1,4 @@
-"""The demo's model: a decoder of 0.16 million parameters in Qwen2's architecture, with random weights."""
+"""The demo's model: a decoder of 0.18 million parameters in Qwen2's architecture, with random weights."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from gruppo.demo.tokenizer import CONTEXT_LENGTH, END, PAD, build_tokenizer
 def build_model(folder: Path, seed: int) -> None:
     """Write model and tokenizer as a folder that transformers loads; torch's random state stays as it was.
 
-    Larger ones learn more slowly per second on one core. The heads divide the hidden size evenly, since not every
-    engine reads a head size of its own from a Qwen2 config.
+    Larger ones learn more slowly per second on one core; with half the heads, or heads of half the size, the working
+    is learnt less well on some seeds (after 1,000 steps on seed 1: 43 % and 56-62 % of it right, against 73 %).
     """
     tokenizer = build_tokenizer()
     end, pad = (tokenizer.backend_tokenizer.token_to_id(token) for token in (END, PAD))
@@ -21,8 +21,9 @@ def build_model(folder: Path, seed: int) -> None:
         hidden_size=64,
         intermediate_size=256,
         num_hidden_layers=2,
-        num_attention_heads=2,
+        num_attention_heads=4,
         num_key_value_heads=2,
+        head_dim=32,  # pyright: ignore[reportCallIssue]  (the attention reads it, though the config declares none)
         max_position_embeddings=CONTEXT_LENGTH,
         tie_word_embeddings=True,
         initializer_range=0.05,
