@@ -48,7 +48,8 @@ def test_the_same_config_goes_on_and_what_may_differ_may(tmp_path: Path) -> None
 
 
 def test_another_config_is_refused_field_by_field(tmp_path: Path) -> None:
-    RunFolder.open(tmp_path / "run", CONFIG).close()
+    with RunFolder.open(tmp_path / "run", CONFIG) as run:
+        run.append_metrics({"step": 1})
     other = {**CONFIG, "learning_rate": 3e-06, "sft": {"epochs": 2.0}, "rewards": [{"name": "format"}]}
     with pytest.raises(RunFolderError) as caught:
         RunFolder.open(tmp_path / "run", other)
@@ -64,8 +65,16 @@ def test_another_config_is_refused_field_by_field(tmp_path: Path) -> None:
     RunFolder.open(tmp_path / "run", CONFIG).close()  # the refusal let go of the lock
 
 
+def test_before_anything_is_computed_the_config_may_change(tmp_path: Path) -> None:
+    RunFolder.open(tmp_path, CONFIG).close()
+    with RunFolder.open(tmp_path, {**CONFIG, "steps": 300}) as run:
+        assert run.read_config()["steps"] == 300
+        assert run.read_events()[-1]["changed"] == ["steps: the folder has 200, now 300"]
+
+
 def test_a_yaml_text_is_a_config_too(tmp_path: Path) -> None:
-    RunFolder.open(tmp_path, "learning_rate: 1.0e-06\nsteps: 3\n").close()
+    with RunFolder.open(tmp_path, "learning_rate: 1.0e-06\nsteps: 3\n") as run:
+        run.append_metrics({"step": 1})
     with pytest.raises(RunFolderError, match="steps: the folder has 3, now 4"):
         RunFolder.open(tmp_path, {"learning_rate": 1e-6, "steps": 4})
 

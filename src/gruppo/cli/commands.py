@@ -7,7 +7,7 @@ from typing import Any
 
 from gruppo.cli.flags import overrides, say
 from gruppo.cli.main import MODEL_FIELDS, SCORING_FIELDS, stage_options
-from gruppo.config.load import load_config, read_file
+from gruppo.config.load import load_config, read_file, resolve_aliases
 from gruppo.config.reference import Option, options
 from gruppo.config.schema import Config, EvalConfig, SFTConfig
 from gruppo.errors import ConfigError, nearest
@@ -35,8 +35,7 @@ def train(parsed: Namespace) -> int:
 def sft(parsed: Namespace) -> int:
     """Run the SFT stage by itself."""
     given = overrides(parsed, stage_options(SFTConfig, MODEL_FIELDS))
-    values = _of_stage(_path(parsed.config), given, "sft", SFTConfig)
-    config, notes = load_config(None, values)
+    config, notes = load_config(None, _of_stage(_path(parsed.config), given, "sft", SFTConfig))
     _tell(notes)
     return _run(config, ("sft",))
 
@@ -44,8 +43,7 @@ def sft(parsed: Namespace) -> int:
 def eval(parsed: Namespace) -> int:
     """Evaluate a model by itself."""
     given = overrides(parsed, stage_options(EvalConfig, SCORING_FIELDS))
-    values = _of_stage(_path(parsed.config), given, "eval", EvalConfig)
-    config, notes = load_config(None, values)
+    config, notes = load_config(None, _of_stage(_path(parsed.config), given, "eval", EvalConfig))
     _tell(notes)
     assert config.eval is not None
     from gruppo.launch.pipeline import evaluate
@@ -120,16 +118,18 @@ def _of_stage(
     path: Path | None, given: dict[str, Any], stage: str, section: type[SFTConfig] | type[EvalConfig]
 ) -> dict[str, Any]:
     """Overrides for a command that runs one stage: its own options flat, the top level's beside them."""
-    values = read_file(path) if path is not None else {}
-    if path is not None and stage not in values:
+    notes: list[str] = []
+    values = resolve_aliases(read_file(path), notes) if path is not None else {}
+    _tell(notes)
+    if path is not None and not isinstance(values.get(stage), dict):
         raise ConfigError(f"{path}: there is no `{stage}:` section for gruppo {stage} to run")
-    own = dict(values.get(stage) or {})
+    own = dict(values.get(stage, {}))
     for name, value in given.items():
         (own if name in section.model_fields else values)[name] = value
     if stage == "eval" and own.get("max_completion_length") is not None:
         values["max_completion_length"] = own["max_completion_length"]
     # The GRPO stage isn't run, but the schema wants its data to be named.
-    values.setdefault("data", own.get("data", ()))
+    values.setdefault("data", own.get("data", "unused"))
     return {**values, stage: own}
 
 

@@ -24,13 +24,19 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{self.prog}: {message}; see {self.prog} --help")
 
     def parse_strictly(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Parse; an unknown flag is named with the nearest known one."""
+        """Parse; unknown flags are named, all at once, each with the nearest known one."""
         parsed, unknown = self.parse_known_args(arguments)
         if unknown:
             known = [flag for action in self._actions for flag in action.option_strings]
-            flag = unknown[0].split("=")[0]
-            raise ConfigError(f"{self.prog}: there is no flag or argument '{flag}'.{nearest(flag, known)}")
+            # What follows an unknown flag is its value, and no mistake of its own.
+            flags = [argument.split("=")[0] for argument in unknown if _is_flag(argument)] or unknown[:1]
+            lines = [f"there is no flag or argument '{flag}'.{nearest(flag, known)}" for flag in flags]
+            raise ConfigError(f"{self.prog}: {' '.join(lines)} See {self.prog} --help")
         return parsed
+
+
+def _is_flag(argument: str) -> bool:
+    return argument.startswith("-") and not argument[1:2].isdigit()
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -81,8 +87,13 @@ def _item(text: str, option: Option) -> Any:
 
 
 def spell(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Arguments with flags in our spelling: dashes for underscores, our names for peers'; and what was renamed."""
+    """Arguments with flags in our spelling: dashes for underscores, our names for peers'; and what was renamed.
+
+    Raises:
+        ConfigError: an option is given under two names.
+    """
     spelled: list[str] = []
+    named: dict[str, str] = {}
     notes: list[str] = []
     for position, argument in enumerate(arguments):
         if argument == "--":
@@ -93,6 +104,9 @@ def spell(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         flag, equals, value = argument.partition("=")
         stage, dot, leaf = flag[2:].replace("-", "_").rpartition(".")
         own = ALIASES.get(leaf, leaf) if not stage or stage in STAGES else leaf
+        other = named.setdefault(f"{stage}{dot}{own}", flag)
+        if other.replace("-", "_") != flag.replace("-", "_"):
+            raise ConfigError(f"{flag}: given twice, also as {other}; keep one")
         if own != leaf and leaf != "out":
             notes.append(f"{flag} is --{stage}{dot}{own.replace('_', '-')} here")
         spelled.append(f"--{stage}{dot}{own}".replace("_", "-") + equals + value)

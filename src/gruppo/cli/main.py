@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from gruppo.cli.flags import Parser, add_options, say, spell
 from gruppo.config.reference import Option, options
 from gruppo.config.schema import EvalConfig, SFTConfig
-from gruppo.errors import GruppoError
+from gruppo.errors import ConfigError, GruppoError, nearest
 from gruppo.version import __version__
 
 USER_ERROR = 2
@@ -20,6 +20,7 @@ MODEL_FIELDS = (
     "system_prompt",
     "precision",
     "device",
+    "threads",
     "lora_rank",
     "lora_alpha",
     "lora_targets",
@@ -38,6 +39,7 @@ SCORING_FIELDS = (
     "success",
     "precision",
     "device",
+    "threads",
     "max_prompt_length",
     "long_prompts",
     "stop",
@@ -67,8 +69,9 @@ def _run(arguments: Sequence[str]) -> int:
     command = spelled[0] if spelled and not spelled[0].startswith("-") else None
     if command not in COMMANDS:
         if command is not None:
-            parser.parse_strictly(spelled)
-        parser.parse_args(spelled)
+            known = list(COMMANDS)
+            raise ConfigError(f"there is no command '{command}', only {', '.join(known)}.{nearest(command, known)}")
+        parser.parse_strictly(spelled)
         parser.print_help()
         return 0
     parsed = COMMANDS[command][1]().parse_strictly(spelled[1:])

@@ -47,11 +47,13 @@ def load_config(path: Path | None, overrides: Mapping[str, Any]) -> tuple[Config
     Raises:
         ConfigError: the file can't be read, or fields are wrong; all of them are listed.
     """
-    values = read_file(path) if path is not None else {}
-    for dotted, value in overrides.items():
-        _set(values, dotted, value)
     notes: list[str] = []
-    values = resolve_aliases(values, notes)
+    values = resolve_aliases(read_file(path), notes) if path is not None else {}
+    given: Values = {}
+    for dotted, value in overrides.items():
+        _set(given, dotted, value)
+    # Each resolved by itself: a flag overrides the file, whichever name either has used.
+    values = _laid_over(values, resolve_aliases(given, notes))
     return check(Config, values, str(path) if path is not None else "the command line"), notes
 
 
@@ -122,16 +124,16 @@ def check(model: type[_Model], values: Mapping[str, Any], source: str) -> _Model
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        lines = [_complaint(model, details) for details in error.errors()]
+        lines = [_complaint(model, details) for details in _own_errors(error.errors())]
         count = "1 field is wrong" if len(lines) == 1 else f"{len(lines)} fields are wrong"
         raise ConfigError(f"{source}: {count}\n" + "\n".join(f"  {line}" for line in lines)) from None
 
 
 _WANTED = {
-    "greater_than": "a number above {gt}",
-    "greater_than_equal": "{ge} or more",
-    "less_than": "a number below {lt}",
-    "less_than_equal": "{le} or less",
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "{ge:g} or more",
+    "less_than": "a number below {lt:g}",
+    "less_than_equal": "{le:g} or less",
     "literal_error": "one of {expected}",
     "int_parsing": "a whole number",
     "int_type": "a whole number",
@@ -142,6 +144,7 @@ _WANTED = {
     "bool_parsing": "true or false",
     "bool_type": "true or false",
     "string_type": "text (quote it if it looks like a number)",
+    "string_too_short": "text that is not empty",
     "too_short": "at least one",
     "model_type": "a section of `name: value` lines",
     "tuple_type": "a list",
@@ -161,7 +164,21 @@ def _complaint(model: type[Section], details: ErrorDetails) -> str:
         return f"{location}: {message}" if location else message
     wanted = _WANTED.get(kind)
     text = wanted.format(**details.get("ctx", {})) if wanted else details["msg"]
-    return f"{location}: got {details['input']!r}, wanted {text}"
+    return f"{location}: got {_shown(details['input'])}, wanted {text}"
+
+
+def _own_errors(errors: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Without the list that pydantic calls too short because an item of it, complained of by itself, is wrong."""
+    inner = {details["loc"][:-length] for details in errors for length in range(1, len(details["loc"]))}
+    return [details for details in errors if details["type"] != "too_short" or details["loc"] not in inner]
+
+
+def _shown(value: object) -> str:
+    """A value as a file would have it; numbers come from the command line as text."""
+    try:
+        return f"{float(value):g}" if isinstance(value, str) else repr(value)
+    except ValueError:
+        return repr(value)
 
 
 def _section(model: type[Section], details: ErrorDetails) -> type[Section]:
@@ -179,6 +196,20 @@ def _siblings(model: type[Section], details: ErrorDetails) -> list[str]:
 def _help(model: type[Section], details: ErrorDetails) -> str:
     field = _section(model, details).model_fields[str(details["loc"][-1])]
     return (field.description or "").split("\n")[0].rstrip(".")
+
+
+def _laid_over(values: Values, given: Values) -> Values:
+    """The values with those given over them, leaf by leaf within a stage."""
+    merged = dict(values)
+    for name, value in given.items():
+        below = values.get(name)
+        if name in STAGES and isinstance(value, dict):
+            if below is not None and not isinstance(below, dict):
+                raise ConfigError(f"{name}: wanted a section of `name: value` lines, got {below!r}")
+            merged[name] = {**cast(Values, below or {}), **cast(Values, value)}
+        else:
+            merged[name] = value
+    return merged
 
 
 def _set(values: Values, dotted: str, value: Any) -> None:

@@ -5,9 +5,9 @@ Within a stage every name is unique, so that a flag (`--learning-rate 1e-6`, `--
 There are no batch sizes to divide: prompts per step and group size are said, everything else is derived.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Precision = Literal["float32", "bfloat16"]
 LRSchedule = Literal["cosine", "linear", "constant"]
@@ -21,8 +21,18 @@ def _as_tuple(value: Any) -> Any:
     return (value,)
 
 
-Paths = Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
-Strings = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+Text = Annotated[str, Field(min_length=1)]
+Paths = Annotated[tuple[Text, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+Strings = Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)]
+
+
+def _whole(text: str) -> int | str:
+    """`1e3` as 1000; any other text as it is."""
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return int(number) if "e" in text.lower() and number.is_integer() else text
 
 
 class Section(BaseModel):
@@ -31,6 +41,18 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML's `yes` is no 1, and its `1e3`, which it takes for text, is a whole number."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        kinds = get_args(annotation) or (annotation,)
+        if isinstance(value, bool) and bool not in kinds and (int in kinds or float in kinds):
+            raise ValueError(f"got {str(value).lower()}, wanted a number")
+        if isinstance(value, str) and int in kinds:
+            return _whole(value)
+        return value
 
 
 class RewardConfig(Section):
@@ -134,11 +156,11 @@ class EvalConfig(DataFields):
 class Config(DataFields, OptimizerFields):
     """The GRPO stage, at the top level of a file, and the stages around it."""
 
-    model: str
+    model: Text
     """A model folder or a hub name: any causal language model that transformers loads."""
     data: Paths
     """Problems: a file (JSONL, JSON, Parquet, CSV), a folder, a hub name (name:config/split), or a list of them."""
-    output_dir: str = "runs/grpo"
+    output_dir: Text = "runs/grpo"
     """Where the run goes. The same command on the same folder goes on where it stopped."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of everything random."""
@@ -193,6 +215,8 @@ class Config(DataFields, OptimizerFields):
     """Arithmetic of the model. bfloat16 keeps float32 master weights in the optimizer."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads of torch. Unset: torch's choice, the physical cores. Small models are quicker with 1."""
     lora_rank: int = Field(default=0, ge=0, le=1024)
     """Rank of LoRA adapters; 0: full fine-tuning."""
     lora_alpha: float | None = Field(default=None, gt=0)

@@ -179,5 +179,5 @@ class ChatRenderer:
         return ids[:-1] if len(ids) > 1 and eos is not None and ids[-1] == eos else ids
 
     def _ids(self, texts: list[str], *, special: bool) -> list[tuple[int, ...]]:
-        encoded = self.tokenizer(texts, add_special_tokens=special, return_attention_mask=False)
+        encoded = self.tokenizer(texts, add_special_tokens=special, return_attention_mask=False, verbose=False)
         return [tuple(ids) for ids in encoded["input_ids"]]

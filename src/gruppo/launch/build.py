@@ -56,6 +56,8 @@ class Workbench:
     @cached_property
     def loaded(self) -> LoadedModel:
         """The model, with LoRA around it if the config says so."""
+        if self.config.threads is not None:
+            torch.set_num_threads(self.config.threads)
         loaded = load_model(self.model_name, self.config.precision, self.device)
         if self.config.lora_rank == 0:
             return loaded
@@ -133,7 +135,8 @@ class Workbench:
         kept, dropped = self.renderer.encode_problems(found.problems, limit, self.config.long_prompts)
         if dropped:
             self.observer.note(
-                f"{dropped} of {len(found.problems)} prompts are longer than {limit} tokens and left out (long_prompts)"
+                f"{dropped} of {len(found.problems)} prompts are longer than {limit} tokens and left out "
+                "(long_prompts: skip)"
             )
         self.rubric.check(kept)
         return kept
@@ -144,9 +147,18 @@ class Workbench:
             return limit
         if room >= context:
             raise ConfigError(
-                f"max_completion_length: {room} leaves no room for a prompt in the model's context of {context} tokens"
+                f"max_completion_length: {room} leaves no room for a prompt in the model's context of "
+                f"{context} tokens; lower it"
             )
         return context - room if limit is None else min(limit, context - room)
+
+    def look_ahead(self) -> None:
+        """Raise now what the data or the rewards of a later stage would raise hours from here."""
+        config = self.config
+        self._prompt_limit(config.max_completion_length)
+        self.rubric.check(load_problems(config.data, config, split="train").problems)
+        if config.eval is not None:
+            self.rubric.check(load_problems(config.eval.data, config.eval, split="test").problems)
 
     def trainer(self, folder: RunFolder, problems: Sequence[Problem]) -> Trainer:
         """The GRPO stage, at its newest checkpoint if it has one."""

@@ -126,8 +126,11 @@ class _Pipeline:
         self._label = label
 
     def run(self) -> RunResult:
-        for line in advise(self._config):
-            self._observer.note(f"warning: {line}")
+        if self._is_done:
+            self._observer.note(f"{self._folder.path}: this run is done; for another, choose another --out")
+        else:
+            for line in advise(self._config):
+                self._observer.note(f"warning: {line}")
         finished = self._sft()
         if finished and "grpo" in self._stages:
             finished = self._grpo()
@@ -164,6 +167,8 @@ class _Pipeline:
         if sft is None or "sft" not in self._stages or self._folder.is_done("sft"):
             return True
         bench = self._workbench(self._config.model)
+        if "grpo" in self._stages:
+            bench.look_ahead()
         folder = self._folder.sub("sft")
         trainer = bench.sft_trainer(folder, sft, bench.demonstrations(sft))
         self._tell_model(bench)
@@ -243,6 +248,13 @@ class _Pipeline:
         self._folder.sub("eval").write_json("summary.json", {"paired": paired, "learnt": sentences})
 
     # ---- folders and words
+
+    @property
+    def _is_done(self) -> bool:
+        """Whether every stage that the config has and the call wants was done by an earlier call."""
+        config = self._config
+        has = {"sft": config.sft is not None, "grpo": True, "eval": config.eval is not None}
+        return all(self._folder.is_done(stage) for stage in self._stages if has[stage])
 
     @property
     def _has_sft(self) -> bool:

@@ -45,6 +45,7 @@ MAY_DIFFER = frozenset(
 """Fields that may change when a run goes on: none of them changes what is drawn or learnt."""
 
 _OWN = frozenset({files.LOCK_NAME, "environment.json", "config.yaml"})
+_RESULTS = ("metrics.jsonl", "sft/metrics.jsonl", "eval/before.json", "eval/after.json", "stages.json", "model")
 _STEP = re.compile(r"step-(\d+)(?:\.parquet)?")
 
 
@@ -88,7 +89,8 @@ class RunFolder:
         if is_run(self.path):
             self.resumed = True
             changed = _differences(self.read_config(), wanted)
-            _refuse_other_run(self.path, changed)
+            if self._has_results():
+                _refuse_other_run(self.path, changed)
             self._repair()
             self.append_event("resume", command=described["command"], changed=changed)
         else:
@@ -97,6 +99,10 @@ class RunFolder:
             self.append_event("start", command=described["command"])
         text = yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True)
         files.write_atomic(self.path / "config.yaml", text)
+
+    def _has_results(self) -> bool:
+        """Whether anything was computed: until then a mistake in the config may be mended in the same folder."""
+        return any((self.path / name).exists() for name in _RESULTS)
 
     def _repair(self) -> None:
         """Take away what a kill may have left half-done."""

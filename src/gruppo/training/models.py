@@ -1,5 +1,6 @@
 """Models: loading a folder or hub name with its tokenizer, LoRA around it, saving what transformers loads."""
 
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HFValidationError, RepositoryNotFoundError
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from gruppo.errors import ConfigError, ModelError
+from gruppo.errors import ConfigError, ModelError, nearest
 
 transformers_logging.disable_progress_bar()  # its bars for loading weights would break into ours
 
@@ -47,6 +51,8 @@ def choose_device(name: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        raise ConfigError(f"device: there is no device '{name}'; say auto, cpu, cuda, cuda:N or mps")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -73,7 +79,7 @@ def load_model(name: str, precision: str, device: torch.device) -> LoadedModel:
     tokenizer = load_tokenizer(name)
     try:
         model = AutoModelForCausalLM.from_pretrained(name, dtype=DTYPES[precision])
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelError(f"model: '{name}' can't be loaded as a causal language model: {_first_line(error)}") from error
     model.to(device).eval()  # pyright: ignore[reportArgumentType]
     vocabulary = int(model.get_input_embeddings().weight.shape[0])  # pyright: ignore
@@ -123,6 +129,27 @@ def _check_place(name: str) -> None:
         raise ModelError(f"model: '{name}' is a file; give the folder that it stands in")
     elif name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"model: there is no folder '{name}'; give a model folder or a hub name such as org/name")
+    else:
+        _check_hub(name)
+
+
+def _check_hub(name: str) -> None:
+    """Ask the hub once whether it has the model: transformers would ask for most of a minute where it is away."""
+    try:
+        if isinstance(try_to_load_from_cache(name, "config.json"), str):
+            return
+        get_hf_file_metadata(hf_hub_url(name, "config.json"))
+    except EntryNotFoundError:
+        return  # an adapter has no config.json
+    except GatedRepoError as error:
+        raise ModelError(f"model: '{name}' is gated; accept its terms on the hub and log in (hf auth login)") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise ModelError(f"model: '{name}' is no folder here and no model on the hub; check the name") from error
+    except Exception as error:  # the network raises classes of its own
+        raise ModelError(
+            f"model: '{name}' is no folder here, and the hub can't be asked for it ({_first_line(error)}); check the "
+            "name and the network, or give a model folder"
+        ) from error
 
 
 def add_lora(loaded: LoadedModel, rank: int, alpha: float, targets: Sequence[str], seed: int) -> LoadedModel:
@@ -147,7 +174,12 @@ def add_lora(loaded: LoadedModel, rank: int, alpha: float, targets: Sequence[str
         try:
             model = get_peft_model(loaded.model, settings)  # pyright: ignore[reportArgumentType]
         except ValueError as error:
-            raise ModelError(f"lora_targets: {list(targets)} can't be adapted: {_first_line(error)}") from error
+            linear = {path.rpartition(".")[2] for path, part in loaded.model.named_modules() if type(part) is nn.Linear}
+            near = nearest(targets[0], sorted(linear)) if targets else ""
+            raise ModelError(
+                f"lora_targets: {list(targets)} can't be adapted; the model's linear layers are "
+                f"{', '.join(sorted(linear))}.{near} Or say all-linear. ({_first_line(error)})"
+            ) from error
     model.eval()
     return LoadedModel(
         model=model,  # pyright: ignore[reportArgumentType]
