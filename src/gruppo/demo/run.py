@@ -32,6 +32,7 @@ def demo_config(seed: int, out: Path) -> Config:
         data=(str(out / "problems" / "train.jsonl"),),
         output_dir=str(out / "run"),
         seed=seed,
+        threads=1,
         steps=STEPS,
         prompts_per_step=PROMPTS_PER_STEP,
         group_size=8,

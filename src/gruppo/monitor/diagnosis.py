@@ -105,7 +105,7 @@ def _collapse(history: History) -> str | None:
     begin = [step.get("entropy") for step in history[:START]]
     start = [value for value in begin if value is not None and math.isfinite(value)]
     now, passes = _last(history, "entropy", 5), _last(history, "pass_at_1", 5)
-    if len(history) < 2 * START or not start or now is None or passes is None or _mean(passes) > 0.9:
+    if len(history) < 2 * START or not start or now is None or passes is None or _mean(passes) > 0.7:
         return None
     if _mean(now) >= 0.1 * _mean(start):
         return None

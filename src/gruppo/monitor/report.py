@@ -50,10 +50,16 @@ def write_report(run: str | Path) -> Path:
     return target
 
 
+def _title(path: Path) -> str:
+    """The folder's name, with its parent's where the name alone says nothing."""
+    full = path.resolve()
+    return f"{full.parent.name}/{full.name}" if full.name == "run" else full.name
+
+
 def render(view: RunView, pairs: Sequence[Pair] = ()) -> str:
     """The page."""
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
-    name = _text(view.path.resolve().name)
+    name = _text(_title(view.path))
     body = [
         _head(view),
         _headline(view),
@@ -111,7 +117,7 @@ def _head(view: RunView) -> str:
         str(machine or ""),
     ]
     spans = " ".join(f"<span>{_text(fact)}</span>" for fact in facts if fact)
-    name = _text(view.path.resolve().name)
+    name = _text(_title(view.path))
     return f'<header><p class="eyebrow">gruppo run</p><h1>{name}</h1><p class="meta">{spans}</p></header>'
 
 

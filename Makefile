@@ -1,0 +1,44 @@
+# The two commands a newcomer needs are `make demo` and `make test`; both set up what they use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo test quick lint results clean
+
+help:
+	@echo "make demo      watch a small model learn arithmetic (a few minutes, no download of data or models)"
+	@echo "make test      the whole test suite"
+	@echo "make quick     the quick tier of it"
+	@echo "make lint      ruff, pyright, import-linter"
+	@echo "make results   the slow tables of docs/results.md; WORDS=DIR adds the real word problems, GSM8K=FILE the 0.5B run"
+	@echo "make setup     the environment in .venv, with the development extras"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $(STAMP)
+
+demo: setup
+	$(BIN)/gruppo demo $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest --numprocesses 2 $(ARGS)
+
+quick: setup
+	$(BIN)/python -m pytest --numprocesses 2 -m "not slow" $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check src tests examples recipes benchmarks
+	$(BIN)/ruff format --check src tests examples recipes benchmarks
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+results: setup
+	$(BIN)/python benchmarks/results.py $(if $(WORDS),--words $(WORDS)) $(if $(GSM8K),--gsm8k $(GSM8K)) $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
