@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from gruppo.rollout.engine import RolloutEngine
@@ -52,13 +53,14 @@ class Collector:
         waiting: dict[int, list[Completion]] = {index: [] for index in range(len(problems))}
         groups: dict[int, Group] = {}
         seconds_reward = 0.0
-        for completion in self.engine.completed():
-            members = waiting[completion.request_id]
-            members.append(completion)
-            if len(members) == self.group_size:
-                began = time.perf_counter()
-                groups[completion.request_id] = self._scored(problems[completion.request_id], members)
-                seconds_reward += time.perf_counter() - began
+        with closing(self.engine.completed()) as completions:
+            for completion in completions:
+                members = waiting[completion.request_id]
+                members.append(completion)
+                if len(members) == self.group_size:
+                    began = time.perf_counter()
+                    groups[completion.request_id] = self._scored(problems[completion.request_id], members)
+                    seconds_reward += time.perf_counter() - began
         seconds = time.perf_counter() - start
         ordered = tuple(groups[index] for index in range(len(problems)))
         return Collected(ordered, seconds_rollout=seconds - seconds_reward, seconds_reward=seconds_reward)

@@ -61,10 +61,10 @@ def restrict(probs: Tensor, top_k: int, top_p: float) -> Tensor:
 def draw(weights: Tensor, uniform: Tensor) -> Tensor:
     """Token ids [N] by inversion of the cumulative weights [N, V] at the uniform numbers [N].
 
-    Weights need not sum to 1. A token of weight 0 is never drawn.
+    Weights need not sum to 1. A token of weight 0 is never drawn. Rows that are not finite give some token.
     """
     cumulative = weights.cumsum(dim=-1)
     total = cumulative[:, -1:]
     below_total = torch.nextafter(total, torch.zeros_like(total))
     target = torch.minimum(uniform[:, None] * total, below_total)
-    return torch.searchsorted(cumulative, target, right=True).squeeze(1)
+    return torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp_max(weights.shape[1] - 1)

@@ -5,7 +5,8 @@ Tokens in, tokens out: no engine ever sees text, and text is never tokenised aga
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 
 import numpy as np
 
@@ -25,10 +26,11 @@ class RolloutEngine(ABC):
         """
 
     @abstractmethod
-    def completed(self) -> Iterator[Completion]:
+    def completed(self) -> Generator[Completion, None, None]:
         """Yield completions as they finish, in any order, until nothing that was submitted is left.
 
-        More may be submitted while this is being iterated.
+        More may be submitted while this is being iterated. A caller that may leave early (a reward that raises)
+        iterates under `contextlib.closing`: closed early, the engine forgets what was submitted.
         """
 
     @abstractmethod
@@ -40,8 +42,9 @@ class RolloutEngine(ABC):
         for request in requests:
             self.submit(request)
         groups: dict[int, list[Completion]] = {request.id: [] for request in requests}
-        for completion in self.completed():
-            groups[completion.request_id].append(completion)
+        with closing(self.completed()) as completions:
+            for completion in completions:
+                groups[completion.request_id].append(completion)
         return [sorted(groups[request.id], key=lambda completion: completion.sample) for request in requests]
 
     def sleep(self) -> None:  # noqa: B027  an engine without memory of its own has nothing to do
@@ -74,12 +77,15 @@ class ScriptedEngine(RolloutEngine):
         self.requests.append(request)
         self._queue.append(request)
 
-    def completed(self) -> Iterator[Completion]:
+    def completed(self) -> Generator[Completion, None, None]:
         """Yield what the script says, sample by sample."""
-        while self._queue:
-            request = self._queue.popleft()
-            for sample in range(request.group_size):
-                yield self._completion(request, sample)
+        try:
+            while self._queue:
+                request = self._queue.popleft()
+                for sample in range(request.group_size):
+                    yield self._completion(request, sample)
+        finally:
+            self._queue.clear()
 
     def load_weights(self, tensors: TensorStream, version: int) -> None:
         """Note the version; weights mean nothing to a script."""

@@ -7,8 +7,9 @@ when enough of them have left.
 Log-probs are those of the whole vocabulary at logits / temperature, also where top-k or top-p restrict the draw.
 """
 
+import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -71,12 +72,21 @@ class LocalEngine(RolloutEngine):
             )
         self._queue.extend(_Row(request, sample) for sample in range(request.group_size))
 
-    def completed(self) -> Iterator[Completion]:
-        """Yield completions as they finish; waves follow each other until the queue is empty."""
-        while self._queue:
-            wave = _Wave(self._model, self._decoder, self._next_rows(), self._version)
-            while wave.live:
-                yield from wave.step()
+    def completed(self) -> Generator[Completion, None, None]:
+        """Yield completions as they finish; waves follow each other until the queue is empty.
+
+        Leaving early (an error in the caller's loop, `close` on the iterator) forgets what was submitted.
+
+        Raises:
+            EngineError: the model's logits are not finite.
+        """
+        try:
+            while self._queue:
+                wave = _Wave(self._model, self._decoder, self._next_rows(), self._version)
+                while wave.live:
+                    yield from wave.step()
+        finally:
+            self._queue.clear()
 
     def load_weights(self, tensors: TensorStream, version: int) -> None:
         """Copy weights into the model; tensors that already are the model's own are left as they are."""
@@ -202,6 +212,11 @@ class _Wave:
 
     def _append(self, row: int, token: int, logprob: float) -> None:
         drawn = self._drawn[row]
+        if not math.isfinite(logprob):
+            raise EngineError(
+                f"problem {self._rows[row].request.problem_id}: the model's logits are not finite at completion token "
+                f"{len(drawn.tokens)}; the weights are broken, or too large for this precision (try precision: float32)"
+            )
         drawn.tokens.append(token)
         drawn.logprobs.append(logprob)
         if token in self._sampling.stop_token_ids or self._ends_with_stop_string(drawn.tokens):
