@@ -1,0 +1,114 @@
+"""Tiny random models and what tests need around them; everything from fixed seeds."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from gruppo.training.packing import Row
+from gruppo.types import Completion, Group, GroupRequest, Problem, Rollout, SamplingParams, Score
+
+FAMILIES = ("qwen2", "llama", "gpt2")
+VOCABULARY = 61
+
+
+def tiny(family: str = "qwen2", *, seed: int = 0, context: int = 128, spread: float = 0.15, **settings: object):
+    """An untrained model in float32 and evaluation mode. A large `spread` gives peaked, uneven distributions."""
+    common = {"vocab_size": VOCABULARY, "initializer_range": spread, "bos_token_id": None, "eos_token_id": None}
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": context,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if family == "qwen2":
+            model = Qwen2ForCausalLM(Qwen2Config(**{**common, **shape, "tie_word_embeddings": True, **settings}))
+        elif family == "llama":
+            model = LlamaForCausalLM(LlamaConfig(**{**common, **shape, "tie_word_embeddings": False, **settings}))
+        else:
+            gpt2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": context}
+            model = GPT2LMHeadModel(GPT2Config(**{**common, **gpt2, **settings}))
+    return model.eval()
+
+
+class Letters:
+    """A tokenizer of one character a token: 0 is `a`, 25 is `z`, 26 to 35 are digits, the rest are `.`."""
+
+    def decode(self, token_ids: Iterable[int]) -> str:
+        return "".join(chr(97 + t) if t < 26 else chr(22 + t) if t < 36 else "." for t in token_ids)
+
+
+def request(
+    prompt: Sequence[int],
+    sampling: SamplingParams,
+    *,
+    id: int = 0,
+    group_size: int = 1,
+    seed: int = 0,
+    problem_id: str | None = None,
+) -> GroupRequest:
+    return GroupRequest(id, problem_id or f"p{id}", tuple(prompt), group_size, sampling, seed)
+
+
+def prompts_of(lengths: Sequence[int], seed: int = 0) -> list[tuple[int, ...]]:
+    """One random prompt per length."""
+    generator = np.random.default_rng(seed)
+    return [tuple(int(t) for t in generator.integers(0, VOCABULARY, length)) for length in lengths]
+
+
+def random_rows(
+    lengths: Sequence[tuple[int, int]], advantages: Sequence[float], seed: int = 0, masked: bool = False
+) -> list[Row]:
+    """Rows of (prompt, completion) lengths; `masked` takes about a third of the completion tokens out of the loss."""
+    generator = np.random.default_rng(seed)
+    rows: list[Row] = []
+    for (prompt, completion), advantage in zip(lengths, advantages, strict=True):
+        mask = generator.random(completion) < 0.65 if masked else np.ones(completion, dtype=np.bool_)
+        rows.append(
+            Row(
+                prompt_ids=tuple(int(t) for t in generator.integers(0, VOCABULARY, prompt)),
+                token_ids=generator.integers(0, VOCABULARY, completion),
+                mask=mask,
+                sampler_logprobs=np.zeros(completion, dtype=np.float32),
+                advantage=advantage,
+            )
+        )
+    return rows
+
+
+def rows_of(completions: Sequence[Completion], prompts: Sequence[Sequence[int]]) -> list[Row]:
+    """Completions as rows of an update, one prompt each."""
+    return [
+        Row(tuple(prompt), c.token_ids, c.mask, c.sampler_logprobs, 1.0)
+        for c, prompt in zip(completions, prompts, strict=True)
+    ]
+
+
+def weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of a model's parameters by name."""
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def same_bits(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def scripted_group(rewards: Sequence[float], *, problem_id: str = "p0") -> Group:
+    """A group whose completions are one token each."""
+    problem = Problem(id=problem_id, prompt="?", answer="1", prompt_ids=(1, 2))
+    one = np.ones(1)
+    rollouts = [
+        Rollout(
+            Completion(0, problem_id, i, np.array([i]), -one.astype(np.float32), one.astype(np.bool_), "stop", 0),
+            text=str(i),
+            score=Score(reward, {"r": reward}, reward >= 0.99),
+        )
+        for i, reward in enumerate(rewards)
+    ]
+    return Group(problem, tuple(rollouts))
