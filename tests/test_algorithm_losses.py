@@ -1,0 +1,91 @@
+"""The surrogate, its clip, the KL estimate and the normaliser: values and gradients worked out by hand."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from gruppo.algorithm.kl import k3
+from gruppo.algorithm.losses import clipped_surrogate, is_clipped, token_sum
+
+RATIOS = [0.5, 0.9, 1.0, 1.25, 1.5]
+LOW, HIGH = 0.2, 0.3
+
+
+def surrogate(advantage: float) -> tuple[list[float], list[float]]:
+    """Losses and their gradients by log-prob, for RATIOS and one advantage."""
+    old = torch.full((5,), -2.0, dtype=torch.float64)
+    logprobs = (old + torch.tensor(RATIOS, dtype=torch.float64).log()).requires_grad_()
+    losses = clipped_surrogate(logprobs, old, torch.full((5,), advantage, dtype=torch.float64), LOW, HIGH)
+    (gradient,) = torch.autograd.grad(losses.sum(), logprobs)
+    return losses.tolist(), gradient.tolist()
+
+
+def test_a_good_completion_earns_no_more_above_the_high_side() -> None:
+    losses, gradient = surrogate(2.0)
+    assert losses == pytest.approx([-1.0, -1.8, -2.0, -2.5, -2.6])
+    assert gradient == pytest.approx([-1.0, -1.8, -2.0, -2.5, 0.0])
+
+
+def test_a_bad_completion_earns_no_more_below_the_low_side() -> None:
+    losses, gradient = surrogate(-2.0)
+    assert losses == pytest.approx([1.6, 1.8, 2.0, 2.5, 3.0])
+    assert gradient == pytest.approx([0.0, 1.8, 2.0, 2.5, 3.0])
+
+
+def test_without_an_advantage_nothing_is_learnt() -> None:
+    losses, gradient = surrogate(0.0)
+    assert losses == [0.0] * 5
+    assert gradient == [0.0] * 5
+
+
+def test_clipped_is_where_the_clip_takes_the_gradient_away() -> None:
+    ratios = torch.tensor(RATIOS)
+    assert is_clipped(ratios, torch.full((5,), 2.0), LOW, HIGH).tolist() == [False] * 4 + [True]
+    assert is_clipped(ratios, torch.full((5,), -2.0), LOW, HIGH).tolist() == [True] + [False] * 4
+    assert is_clipped(ratios, torch.zeros(5), LOW, HIGH).tolist() == [False] * 5
+    for advantage in (2.0, -2.0):
+        gone = [value == 0 for value in surrogate(advantage)[1]]
+        assert gone == is_clipped(ratios, torch.full((5,), advantage), LOW, HIGH).tolist()
+
+
+def test_k3_values() -> None:
+    # d = ln 2: 2 - ln 2 - 1; d = -1: 1/e + 1 - 1; d = 0.01: 0.01^2 / 2 + 0.01^3 / 6
+    logprobs = torch.tensor([-1.0, -1.0, -1.0, -1.0])
+    ref = torch.tensor([-1.0, math.log(2) - 1, -2.0, -0.99])
+    assert k3(logprobs, ref).tolist() == pytest.approx([0.0, 0.30685282, 0.36787944, 5.0167e-5], rel=1e-4)
+
+
+def test_k3_of_nearly_equal_policies_does_not_drown_in_rounding() -> None:
+    # d^2 / 2; exp(d) - d - 1 taken as it stands in float32 would be off by its whole size
+    logprobs = torch.tensor([0.0])
+    assert k3(logprobs, torch.tensor([2**-12])).item() == pytest.approx(2**-25, rel=1e-3)
+
+
+def test_k3_gradient_pulls_towards_the_reference() -> None:
+    # d k3 / d logprobs = 1 - exp(d)
+    logprobs = torch.tensor([-1.0, -1.0, -1.0], dtype=torch.float64, requires_grad=True)
+    ref = torch.tensor([-1.0, math.log(2) - 1, -2.0], dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(k3(logprobs, ref).sum(), logprobs)
+    assert gradient.tolist() == pytest.approx([0.0, -1.0, 0.63212056])
+
+
+def test_token_sum_counts_masked_tokens_in_neither() -> None:
+    per_token = torch.tensor([1.0, math.nan, 3.0, 4.0])
+    mask = torch.tensor([True, False, True, True])
+    assert token_sum(per_token, mask, normaliser=4).item() == 2.0
+
+
+@pytest.mark.parametrize("sizes", [[6], [1, 5], [2, 2, 2], [3, 1, 1, 1]])
+def test_any_split_into_micro_batches_gives_the_same_sum_and_gradient(sizes: list[int]) -> None:
+    mask = torch.tensor([True, True, False, True, True, False])
+    weights = torch.tensor([0.5, -1.0, 2.0, 3.0, -0.25, 8.0], dtype=torch.float64, requires_grad=True)
+    total, parts = torch.zeros(()), torch.split(torch.arange(6), sizes)
+    for part in parts:
+        loss: Tensor = token_sum(weights[part] ** 2, mask[part], normaliser=4)
+        loss.backward()
+        total = total + loss.detach()
+    assert total.item() == (0.25 + 1 + 9 + 0.0625) / 4
+    assert weights.grad is not None
+    assert weights.grad.tolist() == [0.25, -0.5, 0.0, 1.5, -0.125, 0.0]

@@ -1,0 +1,175 @@
+"""The options: their list, their help, their schedule and the advice on them."""
+
+import pytest
+
+from gruppo.config.advice import RULES, advise
+from gruppo.config.load import ALIASES, load_config
+from gruppo.config.reference import options
+from gruppo.config.schedules import lr_factor
+from gruppo.config.schema import Config, LRSchedule, RewardConfig
+
+GRPO = """
+model data output_dir seed
+steps prompts_per_step group_size max_prompt_length long_prompts max_completion_length temperature top_k top_p stop
+prompt_template system_prompt
+rewards success reward_scale
+learning_rate updates_per_batch epsilon epsilon_high beta
+precision device threads lora_rank lora_alpha lora_targets micro_batch_tokens max_live_completions
+checkpoint_every keep_checkpoints save_rollouts_every report_to
+"""
+OPTIMIZER = "weight_decay adam_beta1 adam_beta2 max_grad_norm warmup_ratio lr_schedule min_lr_ratio"
+DATA = "prompt answer max_problems"
+SFT = """
+data completion epochs steps batch_size shuffle learning_rate optimizer muon_learning_rate max_length
+"""
+EVAL = "data samples temperature greedy before max_completion_length"
+
+
+def option(name: str):
+    return next(option for option in options() if option.name == name)
+
+
+def test_the_list_is_frozen_and_short() -> None:
+    """A new option is a decision: it has to be written here too."""
+    shared = [*OPTIMIZER.split(), *DATA.split()]
+    expected = [*GRPO.split(), *shared]
+    expected += [f"sft.{name}" for name in (*SFT.split(), *shared)]
+    expected += [f"eval.{name}" for name in (*EVAL.split(), *DATA.split())]
+    assert [option.name for option in options()] == expected
+    assert len(expected) < 100
+
+
+def test_the_fields_of_a_reward() -> None:
+    assert list(RewardConfig.model_fields) == ["name", "weight", "full_scale", "pattern"]
+
+
+def test_every_option_has_help_of_a_sentence() -> None:
+    for each in options():
+        assert len(each.help) > 10, each.name
+        assert each.help.endswith("."), each.name
+        assert "  " not in each.help, each.name
+
+
+def test_every_option_shows_its_default_and_every_number_its_range() -> None:
+    for each in options():
+        assert f"default {each.default}]" in each.text, each.name
+        if each.type in ("INT", "NUMBER", "CHOICE"):
+            assert each.limits, each.name
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "learning_rate",
+            "Peak rate of AdamW. About 1e-6 for full fine-tuning, ten times as much for LoRA. "
+            "[above 0, at most 1; default 1e-06]",
+        ),
+        ("group_size", "Completions per prompt, G. [at least 2, at most 4096; default 8]"),
+        ("precision", "[float32, bfloat16; default float32]"),
+        ("temperature", "[at least 0.05, at most 5; default 1]"),
+        ("model", "[default required]"),
+        ("epsilon_high", "[above 0; default unset]"),
+        ("rewards", "[default math]"),
+        ("stop", "[default none]"),
+        ("sft.shuffle", "[default true]"),
+        ("warmup_ratio", "[at least 0.0, at most 1.0; default 0.1]"),
+    ],
+)
+def test_help_ends_with_range_and_default(name: str, text: str) -> None:
+    assert option(name).text.endswith(text)
+
+
+def test_flags() -> None:
+    assert option("learning_rate").flag == "--learning-rate"
+    assert option("sft.max_grad_norm").flag == "--sft.max-grad-norm"
+    assert [each.name for each in options() if each.repeated] == [
+        "data",
+        "stop",
+        "rewards",
+        "lora_targets",
+        "sft.data",
+        "eval.data",
+    ]
+
+
+def test_the_aliases() -> None:
+    assert ALIASES == {
+        "num_generations": "group_size",
+        "samples_per_prompt": "group_size",
+        "rollout_n": "group_size",
+        "clip_range": "epsilon",
+        "clip_ratio": "epsilon",
+        "epsilon_low": "epsilon",
+        "kl_coef": "beta",
+        "max_output_length": "max_completion_length",
+        "max_new_tokens": "max_completion_length",
+        "iterations": "steps",
+        "max_steps": "steps",
+        "out": "output_dir",
+    }
+    assert option("group_size").aliases == ("num_generations", "samples_per_prompt", "rollout_n")
+    names = {each.name.rpartition(".")[2] for each in options()}
+    assert not names & set(ALIASES)
+
+
+# ---- the learning rate by step: 10 steps, 2 of warm-up, a floor of 0.1
+
+WARM_UP = [1 / 3, 2 / 3]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "after"),
+    [
+        ("cosine", [1.0, 0.955436, 0.830570, 0.650134, 0.449866, 0.269430, 0.144564, 0.1]),
+        ("linear", [1.0, 0.871429, 0.742857, 0.614286, 0.485714, 0.357143, 0.228571, 0.1]),
+        ("constant", [1.0] * 8),
+    ],
+)
+def test_the_schedules(schedule: LRSchedule, after: list[float]) -> None:
+    factors = [lr_factor(step, 10, schedule, warmup_ratio=0.2, min_lr_ratio=0.1) for step in range(10)]
+    assert factors == pytest.approx([*WARM_UP, *after], abs=1e-6)
+
+
+def test_schedules_of_few_steps() -> None:
+    # A tenth of 5 steps rounds to no warm-up; cos at 0, 45, 90, 135 and 180 degrees.
+    factors = [lr_factor(step, 5, "cosine", warmup_ratio=0.1, min_lr_ratio=0.0) for step in range(5)]
+    assert factors == pytest.approx([1.0, 0.853553, 0.5, 0.146447, 0.0], abs=1e-6)
+    assert lr_factor(0, 1, "cosine", warmup_ratio=0.1, min_lr_ratio=0.0) == 1.0
+    assert [lr_factor(step, 4, "linear", 1.0, 0.0) for step in range(4)] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+
+
+# ---- advice
+
+
+def test_the_defaults_need_no_advice() -> None:
+    assert advise(Config(model="m", data="d.jsonl")) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"lora_rank": 8}, "learning_rate: 1e-06; LoRA wants about 10 times the rate of full fine-tuning"),
+        ({"group_size": 2}, "group_size: 2; so few completions leave most groups without a signal"),
+        ({"temperature": 0.3}, "temperature: 0.3; too low leaves groups without variety"),
+        ({"temperature": 2}, "temperature: 2.0; too low leaves groups without variety"),
+        ({"top_p": 0.9}, "top_p: 0.9; below 1 draws from another distribution"),
+        ({"top_k": 50}, "top_k: 50; above 0 draws from another distribution"),
+        ({"max_completion_length": 8}, "max_completion_length: 8; very short"),
+        ({"beta": 0.5}, "beta: 0.5; so heavy a KL penalty"),
+    ],
+)
+def test_each_rule_speaks_alone(changes: dict[str, float], line: str) -> None:
+    (said,) = advise(Config.model_validate({"model": "m", "data": "d.jsonl", **changes}))
+    assert said.startswith(line)
+
+
+def test_advice_is_of_options() -> None:
+    assert {rule.field for rule in RULES} <= {each.name for each in options()}
+
+
+def test_derived_values() -> None:
+    config, _ = load_config(None, {"model": "m", "data": "d", "rewards": [{"name": "math"}, {"name": "a.py:f"}]})
+    assert (config.clip_high, config.completions_per_step, config.success_name) == (0.2, 256, "math")
+    config, _ = load_config(None, {"model": "m", "data": "d", "epsilon_high": 0.28, "lora_rank": 4})
+    assert (config.clip_high, config.lora_scale_alpha) == (0.28, 8.0)
