@@ -26,7 +26,7 @@ from gruppo.rollout.engine import RolloutEngine
 from gruppo.rollout.local import LocalEngine
 from gruppo.training.checkpoint import Checkpoints
 from gruppo.training.controls import Controls
-from gruppo.training.models import LoadedModel, add_lora, choose_device, load_model
+from gruppo.training.models import LoadedModel, add_lora, choose_device, load_model, merge_lora
 from gruppo.training.optimizers import OptimizerSet, adamw, muon
 from gruppo.training.packing import Row, default_token_budget
 from gruppo.training.policy import LocalPolicy, LossSettings
@@ -60,7 +60,7 @@ class Workbench:
             torch.set_num_threads(self.config.threads)
         loaded = load_model(self.model_name, self.config.precision, self.device)
         if self.config.lora_rank == 0:
-            return loaded
+            return merge_lora(loaded)
         return add_lora(
             loaded,
             self.config.lora_rank,

@@ -1,9 +1,10 @@
 """Models: loading a folder or hub name with its tokenizer, LoRA around it, saving what transformers loads."""
 
+import json
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from gruppo.errors import ConfigError, ModelError, nearest
 
 transformers_logging.disable_progress_bar()  # its bars for loading weights would break into ours
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "spiece.model")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -76,9 +78,12 @@ def load_model(name: str, precision: str, device: torch.device) -> LoadedModel:
         ModelError: no such folder, no causal model in it, no tokenizer, or a tokenizer of another vocabulary.
     """
     _check_place(name)
-    tokenizer = load_tokenizer(name)
+    adapter = _adapter_base(name)
+    tokenizer = load_tokenizer(name if adapter is None or _has_tokenizer(Path(name)) else adapter)
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=DTYPES[precision])
+        model = AutoModelForCausalLM.from_pretrained(adapter or name, dtype=DTYPES[precision])
+        if adapter is not None:
+            model = PeftModel.from_pretrained(model, name, is_trainable=True)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelError(f"model: '{name}' can't be loaded as a causal language model: {_first_line(error)}") from error
     model.to(device).eval()  # pyright: ignore[reportArgumentType]
@@ -106,17 +111,31 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         ModelError: there is none.
     """
     _check_place(name)
-    folder = Path(name)
-    known = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "spiece.model")
-    if folder.is_dir() and not any((folder / file).exists() for file in known):
+    if Path(name).is_dir() and not _has_tokenizer(Path(name)):
         raise ModelError(
-            f"model: the folder '{name}' has no tokenizer ({', '.join(known[:3])}); copy the tokenizer's files of the "
-            "model it was made from into it"
+            f"model: the folder '{name}' has no tokenizer ({', '.join(TOKENIZER_FILES[:3])}); copy the "
+            "tokenizer's files of the model it was made from into it"
         )
     try:
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"model: the tokenizer of '{name}' can't be loaded: {_first_line(error)}") from error
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any((folder / file).exists() for file in TOKENIZER_FILES)
+
+
+def _adapter_base(name: str) -> str | None:
+    """The base model of a folder that holds a LoRA adapter alone; None for anything else."""
+    settings = Path(name) / "adapter_config.json"
+    if not settings.is_file() or (Path(name) / "config.json").exists():
+        return None
+    base = json.loads(settings.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not base:
+        raise ModelError(f"model: the adapter in '{name}' names no base model (base_model_name_or_path)")
+    _check_place(base)
+    return base
 
 
 def _check_place(name: str) -> None:
@@ -160,8 +179,11 @@ def add_lora(loaded: LoadedModel, rank: int, alpha: float, targets: Sequence[str
     Raises:
         ModelError: a target that the model doesn't have.
     """
-    if getattr(loaded.model, "peft_config", None):
-        raise ModelError("model: this folder is a LoRA adapter; merge it into its base before training with lora_rank")
+    if isinstance(loaded.model, PeftModel):
+        own = loaded.model.active_peft_config
+        if isinstance(own, LoraConfig) and own.r != rank:
+            raise ModelError(f"lora_rank: {rank}, the adapter in the model's folder has {own.r}; say that")
+        return loaded
     settings = LoraConfig(
         r=rank,
         lora_alpha=alpha,  # pyright: ignore[reportArgumentType]  peft takes any number here
@@ -181,13 +203,14 @@ def add_lora(loaded: LoadedModel, rank: int, alpha: float, targets: Sequence[str
                 f"{', '.join(sorted(linear))}.{near} Or say all-linear. ({_first_line(error)})"
             ) from error
     model.eval()
-    return LoadedModel(
-        model=model,  # pyright: ignore[reportArgumentType]
-        tokenizer=loaded.tokenizer,
-        eos_token_ids=loaded.eos_token_ids,
-        context_length=loaded.context_length,
-        vocabulary=loaded.vocabulary,
-    )
+    return replace(loaded, model=model)  # pyright: ignore[reportArgumentType]
+
+
+def merge_lora(loaded: LoadedModel) -> LoadedModel:
+    """The model with an adapter that it came with merged in, every parameter trainable."""
+    if not isinstance(loaded.model, PeftModel):
+        return loaded
+    return replace(loaded, model=loaded.model.merge_and_unload().requires_grad_(True).eval())  # pyright: ignore
 
 
 def save_model(loaded: LoadedModel, folder: Path) -> None:

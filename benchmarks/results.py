@@ -1,0 +1,222 @@
+"""Regenerate docs/results.md: the ten demos, and with data at hand the real word problems and the 0.5B run.
+
+    python benchmarks/results.py [--seeds 0-9] [--jobs 1] [--words DIR] [--gsm8k train.jsonl] [--no-demo] [--render]
+
+Each table's figures are kept in benchmarks/results/*.json with command, commit, hardware and date; the page is
+rendered from whatever is there, so one table can be renewed by itself. A demo counts as failed when pass@1 rises by
+less than 40 points or the intervals overlap; the exit code is then 1.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+STORE = ROOT / "benchmarks" / "results"
+RISE = 0.40
+
+
+def main() -> int:
+    """Run what was asked for, then render the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", default="0-9", help="of the demos, such as 0-9 or 0,3")
+    parser.add_argument("--jobs", type=int, default=1, help="demos side by side; each uses one thread")
+    parser.add_argument("--no-demo", action="store_true", help="leave the demos as they are")
+    parser.add_argument("--words", metavar="DIR", help="folder of the real word problems")
+    parser.add_argument("--gsm8k", metavar="FILE", help="GSM8K's train.jsonl")
+    parser.add_argument("--render", action="store_true", help="only render the page")
+    arguments = parser.parse_args()
+    failed = False
+    if not arguments.render:
+        if not arguments.no_demo:
+            failed = run_demos(_numbers(arguments.seeds), arguments.jobs)
+        if arguments.words:
+            run_words(arguments.words, arguments.jobs)
+        if arguments.gsm8k:
+            run_first(arguments.gsm8k)
+    render()
+    return int(failed)
+
+
+def run_demos(seeds: list[int], jobs: int) -> bool:
+    """The demos; True if one failed."""
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
+        rows = list(pool.map(lambda seed: demo(seed, Path(folder) / str(seed)), seeds))
+    store("demo", f"python benchmarks/results.py --jobs {jobs}", rows)
+    return not all(row["passed"] for row in rows)
+
+
+def demo(seed: int, out: Path) -> dict:
+    """One demo by its command line."""
+    command = [sys.executable, "-m", "gruppo", "demo", "--seed", str(seed), "--out", str(out), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout)
+    before, after = result["before"]["pass_at_1"], result["after"]["pass_at_1"]
+    result["passed"] = after["value"] - before["value"] >= RISE and after["low"] > before["high"]
+    print(f"seed {seed}: {before['value']:.3f} -> {after['value']:.3f}", flush=True)
+    for name in ("run_folder", "report"):
+        del result[name]
+    return result
+
+
+def run_words(data: str, jobs: int) -> None:
+    """The real word problems on three seeds."""
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
+        rows = list(pool.map(lambda seed: words(data, seed, Path(folder) / str(seed)), range(3)))
+    store(
+        "words", f"python recipes/word_problems.py --data DIR --seed N (via benchmarks/results.py --jobs {jobs})", rows
+    )
+
+
+def words(data: str, seed: int, out: Path) -> dict:
+    """One run of the recipe."""
+    command = [sys.executable, str(ROOT / "recipes" / "word_problems.py"), "--data", data, "--seed", str(seed)]
+    done = subprocess.run([*command, "--out", str(out), "--json"], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def run_first(data: str) -> None:
+    """The 0.5B run in both precisions and with LoRA."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for extra in ([], ["--precision", "bfloat16"], ["--precision", "bfloat16", "--lora-rank", "8"]):
+            command = [
+                sys.executable,
+                str(ROOT / "benchmarks" / "first_run.py"),
+                "--data",
+                data,
+                "--out",
+                folder,
+                *extra,
+            ]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            rows.append(json.loads(done.stdout.splitlines()[-1]))
+    store("first_run", "python benchmarks/first_run.py --data train.jsonl", rows)
+
+
+def store(name: str, command: str, rows: list[dict]) -> None:
+    """Keep a table's figures with where they come from."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    data = {
+        "command": command,
+        "commit": commit.stdout.strip(),
+        "hardware": f"{platform.machine()}, {os.cpu_count()} cores, {_processor()}, no GPU",
+        "date": date.today().isoformat(),
+        "rows": rows,
+    }
+    STORE.mkdir(exist_ok=True)
+    (STORE / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
+
+
+def render() -> None:
+    """docs/results.md from the stored figures."""
+    parts = ["# Results\n\nMeasured, with the command beside each table; made by `make results`.\n"]
+    for name, title, table in (
+        ("demo", "The demo: arithmetic from scratch, ten seeds", demo_table),
+        ("words", "Real word problems from scratch", words_table),
+        ("first_run", "0.5B parameters on GSM8K: the shape of a first run", first_table),
+    ):
+        path = STORE / f"{name}.json"
+        if path.exists():
+            data = json.loads(path.read_text())
+            source = f"`{data['command']}`, commit {data['commit']}, {data['hardware']}, {data['date']}"
+            parts.append(f"## {title}\n\n{source}\n\n{table(data['rows'])}\n")
+    (ROOT / "docs" / "results.md").write_text("\n".join(parts))
+
+
+def demo_table(rows: list[dict]) -> str:
+    """The ten runs."""
+    lines = [
+        "| seed | pass@1 sampled | rise, 95 % interval | greedy | pass@8 | worked out | accuracy if worked | seconds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        old, new, rise = row["before"], row["after"], row["difference"]["pass_at_1"]
+        cells = [
+            str(row["seed"]),
+            f"{_interval(old['pass_at_1'])} -> {_interval(new['pass_at_1'])}",
+            f"{100 * rise['value']:+.1f} ({100 * rise['low']:+.1f} to {100 * rise['high']:+.1f})",
+            *(f"{old[key]['value']:.3f} -> {new[key]['value']:.3f}" for key in ("pass_at_1_greedy", "pass_at_8")),
+            *(f"{old[key]:.3f} -> {new[key]:.3f}" for key in ("share_worked", "accuracy_given_worked")),
+            " + ".join(f"{row['seconds'][stage]:.0f}" for stage in ("sft", "grpo")),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    note = "Intervals are 95 %, bootstrapped over the 200 held-out problems, 8 samples each. Seconds: SFT + GRPO."
+    return "\n".join([*lines, "", note])
+
+
+def words_table(rows: list[dict]) -> str:
+    """Three seeds of the recipe beside the trivial baselines."""
+    lines = [
+        "| seed | after SFT | after GRPO | paired difference | greedy | pass@k | SFT core-minutes |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        old, new, rise = row["before"], row["after"], row["difference"]["pass_at_1"]
+        k = f"pass_at_{old['samples']}"
+        cells = [
+            str(row["seed"]),
+            _interval(old["pass_at_1"]),
+            _interval(new["pass_at_1"]),
+            f"{rise['value']:+.3f} ({rise['low']:+.3f} to {rise['high']:+.3f})",
+            *(f"{old[key]['value']:.3f} -> {new[key]['value']:.3f}" for key in ("pass_at_1_greedy", k)),
+            f"{row['seconds']['sft'] / 60:.1f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    trivial = ", ".join(f"{name} {value:.3f}" for name, value in rows[0]["baselines"].items())
+    note = f"{rows[0]['before']['problems']} held-out real problems; sampled pass@1. Trivial baselines: {trivial}."
+    return "\n".join([*lines, "", note])
+
+
+def first_table(rows: list[dict]) -> str:
+    """Memory and seconds of the first run."""
+    lines = [
+        "| precision | LoRA rank | peak memory, GiB | seconds in all | rollout + update, seconds by step "
+        "| reward by step | weights moved | trainer - sampler, largest |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        steps = row["steps"]
+        cells = [
+            row["precision"],
+            str(row["lora_rank"] or "full"),
+            f"{row['peak_memory_gib']:.1f}",
+            f"{row['seconds_in_all']:.0f}",
+            ", ".join(f"{step['seconds_rollout']:.0f} + {step['seconds_update']:.0f}" for step in steps),
+            ", ".join(f"{step['reward_mean']:.4f}" for step in steps),
+            f"{row['weights_moved_share']:.1%}",
+            f"{max(step['sampler_logprob_difference_max'] for step in steps):.1e}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    note = (
+        "Qwen2-0.5B's shape with random weights (494 million parameters, vocabulary 151,936), 2 prompts x 4 "
+        "completions of 64 tokens, two steps; the reward is the share of digits."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def _interval(estimate: dict) -> str:
+    return f"{estimate['value']:.3f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
+
+
+def _numbers(text: str) -> list[int]:
+    first, dash, last = text.partition("-")
+    return list(range(int(first), int(last) + 1)) if dash else [int(part) for part in text.split(",")]
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
