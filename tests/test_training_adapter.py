@@ -35,7 +35,7 @@ def logits(loaded: LoadedModel) -> torch.Tensor:
 def test_an_adapter_folder_goes_on_with_its_own_adapter(trained: tuple[LoadedModel, Path]) -> None:
     loaded, out = trained
     again = load_model(str(out / "adapter"), "float32", CPU)
-    assert torch.equal(logits(again), logits(loaded))
+    assert (logits(again) - logits(loaded)).abs().max() < 5e-5  # taking a merged adapter out again rounds
     assert again.trainable_parameters == 12_800
     assert add_lora(again, 4, 8.0, ("all-linear",), seed=9) is again
 
