@@ -52,7 +52,7 @@ class Checkpoints:
         (aside / _MANIFEST).write_text(json.dumps({"step": step, "sha256": hashes}, indent=1))
         shutil.rmtree(target, ignore_errors=True)
         aside.rename(target)
-        self._prune()
+        self._prune(target)
         return target
 
     def resume(self) -> tuple[int, list[str]]:
@@ -63,7 +63,7 @@ class Checkpoints:
         """
         complaints: list[str] = []
         for path in sorted(self._folder.glob("step-*"), reverse=True):
-            damage = _damage(path)
+            damage = self._damage(path)
             if damage is None:
                 return self._load(path), complaints
             complaints.append(f"checkpoint {path.name} is damaged ({damage}); going on from an earlier one")
@@ -77,21 +77,28 @@ class Checkpoints:
             part.load_state_dict(states[name])
         return int(json.loads((path / _MANIFEST).read_text())["step"])
 
-    def _prune(self) -> None:
-        for path in sorted(self._folder.glob("step-*"))[: -self._keep]:
+    def _prune(self, newest: Path) -> None:
+        """Keep the newest few. Later ones are what `resume` passed over as damaged: they must not count."""
+        paths = sorted(self._folder.glob("step-*"))
+        later = [path for path in paths if path.name > newest.name]
+        for path in later + [path for path in paths if path not in later][: -self._keep]:
             shutil.rmtree(path)
 
-
-def _damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
-    try:
-        manifest = json.loads((path / _MANIFEST).read_text())
-        for name, expected in manifest["sha256"].items():
-            if _sha256(path / name) != expected:
-                return f"{name} does not match its hash"
-    except (OSError, ValueError, KeyError) as error:
-        return str(error)
-    return None
+    def _damage(self, path: Path) -> str | None:
+        """What is wrong with a checkpoint, or None."""
+        try:
+            manifest = json.loads((path / _MANIFEST).read_text())
+            if f"step-{manifest['step']:06d}" != path.name:
+                return f"{_MANIFEST} is of another step"
+            hashes = {name: str(manifest["sha256"][f"{name}.pt"]) for name in self._parts}
+            for name, expected in hashes.items():
+                if _sha256(path / f"{name}.pt") != expected:
+                    return f"{name}.pt does not match its hash"
+        except OSError as error:
+            return f"{Path(error.filename or path).name}: {error.strerror}"
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return f"{_MANIFEST} is broken"
+        return None
 
 
 def _sha256(path: Path) -> str:
