@@ -1,0 +1,182 @@
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gruppo.errors import TrainingError
+from gruppo.training.checkpoint import Checkpoints
+from gruppo.training.controls import Controls
+
+
+class Part:
+    """A stateful part: a tensor and a number."""
+
+    def __init__(self, value: float = 0.0) -> None:
+        self.value = value
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"tensor": torch.full((300,), self.value), "value": self.value}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.value = state["value"]
+        assert state["tensor"].tolist() == [self.value] * 300
+
+
+def saved(folder: Path, steps: int, every: int = 2, keep: int = 3) -> tuple[Checkpoints, dict[str, Part]]:
+    parts = {"a": Part(), "b": Part()}
+    checkpoints = Checkpoints(folder, parts, every, keep)
+    for step in range(1, steps + 1):
+        parts["a"].value, parts["b"].value = float(step), 10.0 * step
+        checkpoints.save_if_due(step, last=step == steps)
+    return checkpoints, parts
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_saved_when_due_and_at_the_end_and_few_stay(tmp_path: Path):
+    saved(tmp_path, 9)
+    assert names(tmp_path) == ["step-000006", "step-000008", "step-000009"]
+    assert names(tmp_path / "step-000009") == ["a.pt", "b.pt", "manifest.json"]
+
+
+def test_resume_takes_the_newest(tmp_path: Path):
+    checkpoints, parts = saved(tmp_path, 6)
+    parts["a"].value = parts["b"].value = -1.0
+    assert checkpoints.resume() == (6, [])
+    assert (parts["a"].value, parts["b"].value) == (6.0, 60.0)
+
+
+def test_resume_without_any_is_step_zero(tmp_path: Path):
+    assert Checkpoints(tmp_path / "none", {"a": Part()}, 1, 1).resume() == (0, [])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "bit": lambda folder: flip(folder / "b.pt"),
+    "missing part": lambda folder: (folder / "a.pt").unlink(),
+    "cut short": lambda folder: os.truncate(folder / "a.pt", 100),
+    "no manifest": lambda folder: (folder / "manifest.json").unlink(),
+    "empty manifest": lambda folder: (folder / "manifest.json").write_text(""),
+    "half a manifest": lambda folder: os.truncate(folder / "manifest.json", 30),
+    "manifest of null": lambda folder: (folder / "manifest.json").write_text("null"),
+    "manifest of text": lambda folder: (folder / "manifest.json").write_text('{"step": 6, "sha256": "x"}'),
+    "part not listed": lambda folder: edit(folder / "manifest.json", sha256={}),
+    "another step": lambda folder: edit(folder / "manifest.json", step=5),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over_with_a_complaint(tmp_path: Path, damage: str):
+    checkpoints, parts = saved(tmp_path, 6)
+    DAMAGES[damage](tmp_path / "step-000006")
+    step, complaints = checkpoints.resume()
+    assert (step, parts["a"].value, parts["b"].value) == (4, 4.0, 40.0)
+    (complaint,) = complaints
+    assert complaint.startswith("checkpoint step-000006 is damaged (")
+    assert complaint.endswith("going on from an earlier one")
+
+
+def test_a_damaged_one_does_not_count_among_those_that_stay(tmp_path: Path):
+    saved(tmp_path, 6)
+    flip(tmp_path / "step-000006" / "a.pt")
+    checkpoints = Checkpoints(tmp_path, {"a": Part(), "b": Part()}, every=1, keep=1)
+    assert checkpoints.resume()[0] == 4
+    checkpoints.save(5)
+    assert names(tmp_path) == ["step-000005"]
+
+
+def test_all_damaged_is_a_start_from_nothing_with_every_complaint(tmp_path: Path):
+    checkpoints, parts = saved(tmp_path, 6)
+    for step in (2, 4, 6):
+        flip(tmp_path / f"step-{step:06d}" / "a.pt")
+    step, complaints = checkpoints.resume()
+    assert step == 0
+    assert [complaint.split()[1] for complaint in complaints] == ["step-000006", "step-000004", "step-000002"]
+    assert parts["a"].value == 6.0  # nothing was loaded
+
+
+def test_a_half_written_one_is_not_seen_and_written_over(tmp_path: Path):
+    checkpoints, parts = saved(tmp_path, 4)
+    half = tmp_path / "writing-step-000006"
+    half.mkdir()
+    (half / "a.pt").write_bytes(b"half")
+    assert checkpoints.resume() == (4, [])
+    parts["a"].value = 6.0
+    checkpoints.save(6)
+    assert names(tmp_path) == ["step-000002", "step-000004", "step-000006"]
+    assert checkpoints.resume() == (6, [])
+
+
+def test_an_error_while_saving_leaves_the_old_ones(tmp_path: Path):
+    class Full(Part):
+        def state_dict(self) -> dict[str, Any]:
+            raise OSError("no space left")
+
+    saved(tmp_path, 4)
+    with pytest.raises(OSError, match="no space"):
+        Checkpoints(tmp_path, {"a": Part(6.0), "b": Full()}, 2, 3).save(6)
+    parts = {"a": Part(), "b": Part()}
+    assert Checkpoints(tmp_path, parts, 2, 3).resume() == (4, [])
+    assert parts["a"].value == 4.0
+
+
+def test_controls_count_and_end():
+    controls = Controls(2)
+    controls.advance(1.0)
+    assert (controls.step, controls.done, controls.finished) == (1, False, False)
+    controls.stop_requested = True
+    assert (controls.done, controls.finished) == (True, False)
+    again = Controls(2)
+    again.load_state_dict(controls.state_dict())
+    assert (again.step, again.done) == (1, False)
+    again.advance(None)
+    assert (again.done, again.finished) == (True, True)
+
+
+def test_five_gradients_in_a_row_that_are_not_finite_end_the_run():
+    controls = Controls(100)
+    for norm in (float("nan"), float("inf"), float("nan"), float("nan"), 1.0, *[float("nan")] * 4):
+        controls.advance(norm)
+    with pytest.raises(TrainingError, match=r"step 10: the gradient was not finite 5 times in a row.*learning_rate"):
+        controls.advance(float("inf"))
+
+
+def test_signals_stop_after_the_step_in_hand_and_the_old_handlers_come_back():
+    controls = Controls(100)
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with controls.stopping_on_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert controls.done
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_controls_work_outside_the_main_thread():
+    seen: list[bool] = []
+
+    def work() -> None:
+        with Controls(1).stopping_on_signals():
+            seen.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [True]
