@@ -20,9 +20,9 @@ class Settings:
     """What the prepared files depend on, the data aside."""
 
     seed: int = 0
-    sft_steps: int = 6000
-    batch_size: int = 16
-    easy: float = 0.17
+    sft_steps: int = 3200
+    batch_size: int = 32
+    easy: float = 0.15
     """The first share of the demonstrations is easy arithmetic alone: it costs little, and without it the model
     spends most of the run without having learnt to copy a number."""
     drills: float = 0.2

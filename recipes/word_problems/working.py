@@ -3,9 +3,9 @@
 One operation is one step. Columns run from the right; a column's result is carry (or borrow) and digit:
 
     4+5=9                                      one digit each: known by heart
-    47+85:7+5+0=12,4+8+1=13=132
-    52-17:2-7-0=15,5-1-1=03=35                 2-7 borrows 1 and leaves 5
-    24*3:4*3+0=12,2*3+1=07=72
+    47+85:7+5=12,4+8+1=13=132
+    52-17:2-7=15,5-1-1=03=35                 2-7 borrows 1 and leaves 5
+    24*3:4*3=12,2*3+1=07=72
     24*35:35*4:...=140,35*2:...=70,140+700:...=840=840
     53/8=6r5                                   one digit of quotient: known by heart
     84/3:8=2r2,24=8r0=28r0                     long division from the left
@@ -30,8 +30,12 @@ def _places(*values: Decimal) -> int:
     return max(max(0, -int(value.as_tuple().exponent)) for value in values)
 
 
+def _carried(sign: str, carry: int) -> str:
+    return f"{sign}{carry}" if carry else ""
+
+
 def add(a: Decimal, b: Decimal) -> str:
-    """`47+85:7+5+0=12,4+8+1=13=132`."""
+    """`47+85:7+5=12,4+8+1=13=132`."""
     places = _places(a, b)
     x, y = _scaled(a, places), _scaled(b, places)
     head = f"{a:.{places}f}+{b:.{places}f}"
@@ -42,13 +46,13 @@ def add(a: Decimal, b: Decimal) -> str:
     for i in range(max(len(str(x)), len(str(y)))):
         p, q = x // 10**i % 10, y // 10**i % 10
         total = p + q + carry
-        columns.append(f"{p}+{q}+{carry}={total:02d}")
+        columns.append(f"{p}+{q}{_carried('+', carry)}={total:02d}")
         carry = total // 10
     return f"{head}:{','.join(columns)}={result}"
 
 
 def subtract(a: Decimal, b: Decimal) -> str:
-    """`52-17:2-7-0=15,5-1-1=03=35`, for a >= b."""
+    """`52-17:2-7=15,5-1-1=03=35`, for a >= b."""
     places = _places(a, b)
     x, y = _scaled(a, places), _scaled(b, places)
     head = f"{a:.{places}f}-{b:.{places}f}"
@@ -59,13 +63,13 @@ def subtract(a: Decimal, b: Decimal) -> str:
     for i in range(len(str(x))):
         p, q = x // 10**i % 10, y // 10**i % 10
         left = p - q - borrow
-        columns.append(f"{p}-{q}-{borrow}={int(left < 0)}{left % 10}")
+        columns.append(f"{p}-{q}{_carried('-', borrow)}={int(left < 0)}{left % 10}")
         borrow = int(left < 0)
     return f"{head}:{','.join(columns)}={result}"
 
 
 def multiply(a: Decimal, b: Decimal) -> str:
-    """`24*3:4*3+0=12,2*3+1=07=72`; with two long factors one line per digit of the shorter, and their sum."""
+    """`24*3:4*3=12,2*3+1=07=72`; with two long factors one line per digit of the shorter, and their sum."""
     head, result = f"{plain(a)}*{plain(b)}", plain(a * b)
     x, y = _scaled(a, _places(a)), _scaled(b, _places(b))
     long, short = (x, y) if x >= y else (y, x)
@@ -75,7 +79,7 @@ def multiply(a: Decimal, b: Decimal) -> str:
         columns, carry = [], 0
         for digit in reversed(str(long)):
             product = int(digit) * short + carry
-            columns.append(f"{digit}*{short}+{carry}={product:02d}")
+            columns.append(f"{digit}*{short}{_carried('+', carry)}={product:02d}")
             carry = product // 10
         return f"{head}:{','.join(columns)}={result}"
     return f"{head}:{_partial_products(long, short)}={result}"
