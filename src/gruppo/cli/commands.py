@@ -7,7 +7,7 @@ from typing import Any
 
 from gruppo.cli.flags import overrides, say
 from gruppo.cli.main import MODEL_FIELDS, SCORING_FIELDS, stage_options
-from gruppo.config.load import load_config, read_file, resolve_aliases
+from gruppo.config.load import ALIASES, load_config, read_file, resolve_aliases
 from gruppo.config.reference import Option, options
 from gruppo.config.schema import Config, EvalConfig, SFTConfig
 from gruppo.errors import ConfigError, nearest
@@ -81,6 +81,7 @@ def config(parsed: Namespace) -> int:
         return 0
     known = {option.name: option for option in options()}
     name = (parsed.config or "").replace("-", "_")
+    name = ALIASES.get(name, name)
     if parsed.config is None:
         print("\n".join(_explained(option, None) for option in known.values()))
     elif name in known:

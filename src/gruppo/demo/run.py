@@ -16,7 +16,7 @@ from gruppo.evaluation.evaluate import Evaluation, Label
 from gruppo.launch.pipeline import run
 from gruppo.types import ProgressObserver
 
-SFT_STEPS = 1500
+SFT_STEPS = 1200
 SFT_BATCH = 32
 STEPS = 100
 PROMPTS_PER_STEP = 32

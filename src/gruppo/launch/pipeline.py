@@ -205,16 +205,16 @@ class _Pipeline:
             return self._stopped("grpo", trainer.controls.step, config.steps)
         save_model(bench.loaded, self._folder.model_path)
         self._folder.mark_done("grpo")
-        return self._evaluate_after(bench)
+        return self._evaluate_after(bench, held_out)
 
-    def _evaluate_after(self, bench: Workbench | None) -> bool:
+    def _evaluate_after(self, bench: Workbench | None, held_out: Sequence[Problem] = ()) -> bool:
         """Evaluate the final weights, from memory or from the saved model."""
         if self._config.eval is None or "eval" not in self._stages or self._folder.is_done("eval"):
             return True
         if bench is None:
             plain = self._config.model_copy(update={"lora_rank": 0})
             bench = Workbench(plain, str(self._folder.model_path), self._functions, self._observer)
-        self._evaluate(bench, self._held_out(bench), "after")
+        self._evaluate(bench, held_out or self._held_out(bench), "after")
         self._folder.mark_done("eval")
         return True
 
