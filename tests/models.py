@@ -1,12 +1,14 @@
 """Tiny random models and what tests need around them; everything from fixed seeds."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from gruppo.training.optimizers import OptimizerSet
 from gruppo.training.packing import Row
 from gruppo.types import Completion, Group, GroupRequest, Problem, Rollout, SamplingParams, Score
 
@@ -112,3 +114,29 @@ def scripted_group(rewards: Sequence[float], *, problem_id: str = "p0") -> Group
         for i, reward in enumerate(rewards)
     ]
     return Group(problem, tuple(rollouts))
+
+
+@dataclass
+class Caught(OptimizerSet):
+    """Keeps the gradients instead of stepping."""
+
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+
+    def step(self, factor: float) -> tuple[float, bool]:
+        self.gradients = {name: p.grad.clone() for name, p in self.masters.named if p.grad is not None}
+        self.zero_grad()
+        return 1.0, True
+
+
+def logprobs_of(model: nn.Module, row: Row, temperature: float) -> Tensor:
+    """[T] by a plain softmax of one row alone, every completion token."""
+    ids = torch.tensor([[*row.prompt_ids, *row.token_ids]])
+    spread = torch.softmax(model(input_ids=ids).logits[0] / temperature, dim=-1)
+    return torch.stack([spread[len(row.prompt_ids) + t - 1, token] for t, token in enumerate(row.token_ids)]).log()
+
+
+def distance(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
+    """L2 norm of the difference over that of the second."""
+    assert first.keys() == second.keys()
+    off = sum(float((first[name].double() - second[name].double()).square().sum()) for name in second)
+    return (off / sum(float(g.double().square().sum()) for g in second.values())) ** 0.5

@@ -1,6 +1,5 @@
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -8,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from gruppo.config.schema import OptimizerFields
-from gruppo.training.optimizers import MasterWeights, OptimizerSet, adamw
+from gruppo.training.optimizers import MasterWeights, adamw
 from gruppo.training.packing import Batch, Row
 from gruppo.training.policy import LocalPolicy, LossSettings, ReferencePolicy
-from models import FAMILIES, random_rows, same_bits, tiny, weights
+from models import FAMILIES, Caught, distance, logprobs_of, random_rows, same_bits, tiny, weights
 
 LENGTHS = [(3, 4), (10, 2), (1, 9), (5, 5), (2, 1), (7, 7), (4, 8), (6, 3)]
 ADVANTAGES = [1.0, -1.0, 0.5, -0.5, 0.0, 0.0, 2.0, -2.0]
@@ -20,18 +19,6 @@ BUDGETS = (1, 25, 60, 10_000)
 
 def settings(*, temperature: float = 0.9, beta: float = 0.0, updates_per_batch: int = 1) -> LossSettings:
     return LossSettings(temperature, 0.2, 0.28, beta, updates_per_batch)
-
-
-@dataclass
-class Caught(OptimizerSet):
-    """Keeps the gradients instead of stepping."""
-
-    gradients: dict[str, Tensor] = field(default_factory=dict)
-
-    def step(self, factor: float) -> tuple[float, bool]:
-        self.gradients = {name: p.grad.clone() for name, p in self.masters.named if p.grad is not None}
-        self.zero_grad()
-        return 1.0, True
 
 
 def gradient(
@@ -48,13 +35,6 @@ def gradient(
 
 def shifted(parameter: Tensor, by: float) -> Tensor:
     return parameter.detach() * (1.0 + by)
-
-
-def logprobs_of(model: nn.Module, row: Row, temperature: float) -> Tensor:
-    """[T] by a plain softmax of one row alone, every completion token."""
-    ids = torch.tensor([[*row.prompt_ids, *row.token_ids]])
-    spread = torch.softmax(model(input_ids=ids).logits[0] / temperature, dim=-1)
-    return torch.stack([spread[len(row.prompt_ids) + t - 1, token] for t, token in enumerate(row.token_ids)]).log()
 
 
 def literal_gradient(model: nn.Module, rows: Sequence[Row], beta: float, shift: float) -> dict[str, Tensor]:
@@ -76,13 +56,6 @@ def literal_gradient(model: nn.Module, rows: Sequence[Row], beta: float, shift: 
                 total = total - ratio * row.advantage + beta * (torch.exp(difference) - difference - 1.0)
     (total / sum(int(row.mask.sum()) for row in rows)).backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-
-
-def distance(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
-    """L2 norm of the difference over that of the second."""
-    assert first.keys() == second.keys()
-    off = sum(float((first[name].double() - second[name].double()).square().sum()) for name in second)
-    return (off / sum(float(g.double().square().sum()) for g in second.values())) ** 0.5
 
 
 @pytest.mark.parametrize("family", FAMILIES)

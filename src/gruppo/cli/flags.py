@@ -30,8 +30,9 @@ class Parser(argparse.ArgumentParser):
             known = [flag for action in self._actions for flag in action.option_strings]
             # What follows an unknown flag is its value, and no mistake of its own.
             flags = [argument.split("=")[0] for argument in unknown if _is_flag(argument)] or unknown[:1]
-            lines = [f"there is no flag or argument '{flag}'.{nearest(flag, known)}" for flag in flags]
-            raise ConfigError(f"{self.prog}: {' '.join(lines)} See {self.prog} --help")
+            lines = [f"{self.prog}: there is no flag or argument '{flag}'.{nearest(flag, known)}" for flag in flags]
+            separator = "\n" if len(lines) > 1 else " "
+            raise ConfigError(separator.join([*lines, f"See {self.prog} --help"]))
         return parsed
 
 

@@ -112,7 +112,7 @@ class _Sums:
 
     def add(self, **values: Tensor) -> None:
         for name, value in values.items():
-            total = value.detach().double().sum()
+            total = value.detach().float().sum()
             self.sums[name] = self.sums[name] + total if name in self.sums else total
 
     def mean(self, name: str) -> float | None:

@@ -129,7 +129,7 @@ class SFTTrainer:
     def _backward(self, rows: Sequence[Row], normaliser: float) -> float:
         """Gradients of a batch; returns its summed loss in nats."""
         device = next(self.model.parameters()).device
-        total = torch.zeros((), dtype=torch.float64, device=device)
+        total = torch.zeros((), device=device)
         for micro in micro_batches(rows, self.token_budget, device):
             loss = -token_logprobs(self.model, micro, temperature=1.0).logprobs.sum()
             (loss / normaliser).backward()
