@@ -48,7 +48,7 @@ class Policy(Protocol):
     """What the trainer needs of a policy, in this process or spread over ranks."""
 
     version: int
-    """Optimizer steps made."""
+    """Batches that have moved the weights."""
 
     def update(self, batch: Batch, lr_factor: float) -> UpdateStats:
         """Move the weights by a step's batch."""
@@ -175,7 +175,7 @@ class LocalPolicy:
         loss = token_sum(per_token, torch.ones_like(per_token, dtype=torch.bool), normaliser)
         loss.backward()
         ratio = torch.exp(logprobs.detach() - old)
-        difference = (logprobs.detach() - micro.sampler_logprobs[micro.mask]).abs().max()
+        difference = (old - micro.sampler_logprobs[micro.mask]).abs().max()
         sums.difference = difference if sums.difference is None else torch.maximum(sums.difference, difference)
         sums.tokens += len(logprobs)
         clipped = is_clipped(ratio, advantages, settings.epsilon, settings.epsilon_high)
