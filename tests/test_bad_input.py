@@ -126,7 +126,8 @@ def test_in_a_process_of_its_own(bench: Bench) -> None:
             "other.jsonl",
             '{"frage": "a", "antwort": "1"}\n',
             "data: 'other.jsonl' has no column of a known name for the question (question, problem, prompt, "
-            "instruction, input, text), only ['frage', 'antwort']; say what the question is, such as prompt: '{frage}'.",
+            "instruction, input, text), only ['frage', 'antwort']; say what the question is, such as "
+            "prompt: '{frage}'.",
         ),
         ("list.jsonl", "[1, 2]\n", "list.jsonl:1: wanted an object with columns, got list: [1, 2]"),
         (
@@ -212,6 +213,10 @@ def test_model_folders(bench: Bench) -> None:
     )
     (bench.folder / "empty").mkdir()
     assert bench.train(model="empty").error == "model: the folder 'empty' holds no model (no config.json)"
+    (bench.folder / "done" / "model").mkdir(parents=True)
+    assert bench.train(model="done").error == (
+        "model: the folder 'done' holds no model (no config.json); it is a run, whose model is 'done/model'"
+    )
     assert bench.train(model="./nowhere").error == (
         "model: there is no folder './nowhere'; give a model folder or a hub name such as org/name"
     )

@@ -175,6 +175,8 @@ def _own_errors(errors: list[ErrorDetails]) -> list[ErrorDetails]:
 
 def _shown(value: object) -> str:
     """A value as a file would have it; numbers come from the command line as text."""
+    if value is None or isinstance(value, bool):
+        return "nothing" if value is None else str(value).lower()
     try:
         return f"{float(value):g}" if isinstance(value, str) else repr(value)
     except ValueError:

@@ -143,7 +143,8 @@ def _check_place(name: str) -> None:
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
-            raise ModelError(f"model: the folder '{name}' holds no model (no config.json)")
+            run = f"; it is a run, whose model is '{folder / 'model'}'" if (folder / "model").is_dir() else ""
+            raise ModelError(f"model: the folder '{name}' holds no model (no config.json){run}")
     elif folder.exists():
         raise ModelError(f"model: '{name}' is a file; give the folder that it stands in")
     elif name.startswith((".", "/", "~")) or name.count("/") > 1:
