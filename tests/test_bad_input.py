@@ -417,7 +417,7 @@ def test_a_reward_that_fails_late_loses_nothing(bench: Bench) -> None:
     """Four completions a step: the ninth call is in step 3. Mended, the run ends with the weights of a whole one."""
     counted = "calls = 0\ndef digits(completion):\n    global calls\n    calls += 1\n"
     share = "    return sum(map(str.isdigit, completion)) / max(1, len(completion))\n"
-    options = {"rewards": "late.py:digits", "steps": 4, "checkpoint_every": 1}
+    options = {"rewards": "late.py:digits", "steps": 4}
     bench.write("late.py", f"{counted}    assert calls < 9, 'out of memory'\n{share}")
     error = bench.train(**options).error
     assert error.startswith("reward 'digits' (late.py:2) raised AssertionError for problems.jsonl:")

@@ -42,12 +42,11 @@ def is_clipped(ratio: Tensor, advantages: Tensor, epsilon: float, epsilon_high: 
     return above | below
 
 
-def token_sum(per_token: Tensor, mask: Tensor, normaliser: float) -> Tensor:
-    """The sum over tokens with a loss, over the normaliser: the scalar to call backward on.
+def token_sum(per_token: Tensor, normaliser: float) -> Tensor:
+    """The sum over loss tokens, over the normaliser: the scalar to call backward on.
 
     Args:
-        per_token: [N].
-        mask: [N], True for the tokens that the policy sampled.
+        per_token: [N], the tokens of a micro-batch that carry a loss, and no others.
         normaliser: loss tokens of the whole step's batch; any split into micro-batches gives the same sum.
     """
-    return torch.where(mask, per_token, torch.zeros_like(per_token)).sum() / normaliser
+    return per_token.sum() / normaliser

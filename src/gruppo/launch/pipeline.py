@@ -14,14 +14,15 @@ from typing import Any
 
 from gruppo.config.advice import advise
 from gruppo.config.schema import Config, EvalConfig, RewardConfig
-from gruppo.errors import ConfigError
+from gruppo.errors import ConfigError, RunFolderError
 from gruppo.evaluation.evaluate import Evaluation, Label, compare
 from gruppo.evaluation.explain import learnt
 from gruppo.evaluation.statistics import Estimate
 from gruppo.launch.build import RewardFunction, Workbench, is_model_folder
-from gruppo.monitor.progress import make_progress
+from gruppo.monitor.progress import SilentProgress, make_progress
 from gruppo.monitor.report import write_report
 from gruppo.monitor.run_folder import RunFolder
+from gruppo.rewards.binding import function_name
 from gruppo.training.models import describe, save_model
 from gruppo.types import Problem, ProgressObserver
 
@@ -70,7 +71,7 @@ def run(
     Raises:
         GruppoError: anything that the user can mend, from every room.
     """
-    functions = {_function_name(function): function for function in rewards}
+    functions = _named(rewards)
     config = _with_functions(config, functions)
     own = make_progress() if observer is None else None
     watcher: ProgressObserver = own if own is not None else observer  # pyright: ignore[reportAssignmentType]
@@ -82,9 +83,17 @@ def run(
             own.close()
 
 
-def _function_name(function: RewardFunction) -> str:
-    name = getattr(function, "__name__", type(function).__name__)
-    return "reward" if name == "<lambda>" else name
+def _named(rewards: Sequence[RewardFunction]) -> dict[str, RewardFunction]:
+    """Functions by name: a lambda is `reward`, and a second one of a name `reward_2`."""
+    functions: dict[str, RewardFunction] = {}
+    for function in rewards:
+        plain = function_name(function)
+        plain = "reward" if plain == "lambda" else plain
+        name, number = plain, 2
+        while name in functions or name == "format":  # the built-in of this name needs a pattern
+            name, number = f"{plain}_{number}", number + 1
+        functions[name] = function
+    return functions
 
 
 def _with_functions(config: Config, functions: dict[str, RewardFunction]) -> Config:
@@ -93,7 +102,7 @@ def _with_functions(config: Config, functions: dict[str, RewardFunction]) -> Con
     missing = tuple(RewardConfig(name=name) for name in functions if name not in named)
     if not missing:
         return config
-    kept = config.rewards if "rewards" in config.model_fields_set else ()
+    kept = config.rewards if "rewards" in config.model_fields_set or config.success in named else ()
     return Config.model_validate({**dict(config), "rewards": (*kept, *missing)})
 
 
@@ -164,7 +173,10 @@ class _Pipeline:
     def _sft(self) -> bool:
         """SFT, if the file has it; True once it is done."""
         sft = self._config.sft
-        if sft is None or "sft" not in self._stages or self._folder.is_done("sft"):
+        if sft is not None and self._folder.is_done("sft"):
+            self._make_room()
+            return True
+        if sft is None or "sft" not in self._stages:
             return True
         bench = self._workbench(self._config.model)
         if "grpo" in self._stages:
@@ -265,6 +277,17 @@ class _Pipeline:
         """Where SFT leaves its model: the run's own if it is the last stage."""
         return self._folder.path / ("sft/model" if "grpo" in self._stages else "model")
 
+    def _make_room(self) -> None:
+        """Move what an earlier call left as the run's model, when SFT was its last stage, to where GRPO starts."""
+        if "grpo" not in self._stages or self._folder.is_done("grpo") or is_model_folder(self._sft_model):
+            return
+        if not is_model_folder(self._folder.model_path):
+            raise RunFolderError(
+                f"output_dir: {self._folder.path} has done SFT, but its model is gone ({self._sft_model}); "
+                "put it back, or choose another folder with --out"
+            )
+        self._folder.model_path.rename(self._sft_model)
+
     def _stopped(self, stage: str, step: int, steps: int) -> bool:
         self._observer.note(f"{stage}: stopped after step {step} of {steps}; the same command goes on from here")
         self._folder.append_event("stopped", stage=stage, step=step)
@@ -285,7 +308,11 @@ class _Pipeline:
 
 
 def evaluate(
-    config: Config, settings: EvalConfig, *, rewards: Sequence[RewardFunction] = (), observer: ProgressObserver
+    config: Config,
+    settings: EvalConfig,
+    *,
+    rewards: Sequence[RewardFunction] = (),
+    observer: ProgressObserver | None = None,
 ) -> Evaluation:
     """Evaluate a model by itself, without a run folder.
 
@@ -293,11 +320,11 @@ def evaluate(
         config: which model, how to render and score.
         settings: which problems, how many samples.
         rewards: reward functions as Python objects.
-        observer: who is told of progress.
+        observer: who is told of progress; None: nobody.
     """
-    functions = {_function_name(function): function for function in rewards}
+    functions = _named(rewards)
     plain = _with_functions(config, functions).model_copy(update={"lora_rank": 0})
-    bench = Workbench(plain, config.model, functions, observer)
+    bench = Workbench(plain, config.model, functions, observer or SilentProgress())
     room = settings.max_completion_length or config.max_completion_length
     problems = bench.problems(settings.data, settings, "test", room)
     if not problems:

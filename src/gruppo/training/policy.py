@@ -172,7 +172,7 @@ class LocalPolicy:
             kl = k3(logprobs, ref)
             per_token = per_token + settings.beta * kl
             sums.add(kl=kl)
-        loss = token_sum(per_token, torch.ones_like(per_token, dtype=torch.bool), normaliser)
+        loss = token_sum(per_token, normaliser)
         loss.backward()
         ratio = torch.exp(logprobs.detach() - old)
         difference = (old - micro.sampler_logprobs[micro.mask]).abs().max()

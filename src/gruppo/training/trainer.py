@@ -7,7 +7,8 @@ How this differs from the paper (DeepSeekMath, https://arxiv.org/abs/2402.03300,
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -54,8 +55,9 @@ class Trainer:
         with self.controls.stopping_on_signals():
             while not self.controls.done:
                 start, step = time.perf_counter(), self.controls.step
-                problems = self.stream.take(self.prompts_per_step)
-                collected = self.collector.collect(problems, derive_seed(self.seed, "rollout", step))
+                with self._nothing_lost():
+                    problems = self.stream.take(self.prompts_per_step)
+                    collected = self.collector.collect(problems, derive_seed(self.seed, "rollout", step))
                 advantages = group_advantages(torch.tensor(np.stack([group.rewards for group in collected.groups])))
                 batch = build_batch(collected.groups, advantages)
                 began_update = time.perf_counter()
@@ -66,6 +68,18 @@ class Trainer:
                 self._record(collected, advantages, update, version, seconds)
                 if self.checkpoints is not None:
                     self.checkpoints.save_if_due(self.controls.step, last=self.controls.done)
+
+    @contextmanager
+    def _nothing_lost(self) -> Iterator[None]:
+        """Where collecting fails (a reward breaks its contract), save the steps made so far, to go on before it."""
+        before = self.stream.state_dict()
+        try:
+            yield
+        except Exception:
+            self.stream.load_state_dict(before)
+            if self.checkpoints is not None and self.controls.step > 0:
+                self.checkpoints.save(self.controls.step)
+            raise
 
     def _record(
         self,
