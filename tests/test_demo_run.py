@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -68,4 +69,4 @@ def test_grpo_raises_held_out_accuracy_by_forty_points(tmp_path: Path) -> None:
     assert len(metrics(run)) == 100
     rewards = [row["reward_mean"] for row in metrics(run)]
     smooth = [sum(rewards[start : start + 20]) / 20 for start in range(0, 100, 20)]
-    assert all(later > earlier - 0.03 for earlier, later in zip(smooth, smooth[1:], strict=False))
+    assert all(later > earlier - 0.03 for earlier, later in pairwise(smooth))

@@ -283,7 +283,9 @@ def test_how_the_work_is_cut_changes_the_numbers_by_rounding_alone(
     for row, expected in zip(figures(cut.folder), figures(whole("full").folder), strict=True):
         expected = {name: value for name, value in expected.items() if value is not None}
         expected.pop("sampler_logprob_difference_max", None)  # is rounding itself
-        assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-4, abs=1e-6)
+        assert {name: row[name] for name in expected} == pytest.approx(
+            expected, rel=3e-3, abs=1e-6
+        )  # Muon works in bfloat16
         assert row.get("reward_mean") == expected.get("reward_mean")
 
 
