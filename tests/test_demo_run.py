@@ -1,4 +1,4 @@
-"""The demo: whole, on one seed, as a sample of the ten in docs/results.md; and cut short, for its bits and its words."""
+"""The demo: whole, on one seed, as a sample of the ten in docs/results.md; and cut short, for bits and words."""
 
 import json
 import os

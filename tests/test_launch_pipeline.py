@@ -277,16 +277,22 @@ def test_sft_whose_model_is_gone_is_an_error(tiny_model: Path, problems_file: Pa
 
 
 def test_how_the_work_is_cut_changes_the_numbers_by_rounding_alone(
-    whole: Whole, tiny_model: Path, problems_file: Path, tmp_path: Path
+    tiny_model: Path, problems_file: Path, tmp_path: Path
 ):
-    cut = train(config(tiny_model, problems_file, tmp_path / "run", micro_batch_tokens=40, max_live_completions=3))
-    for row, expected in zip(figures(cut.folder), figures(whole("full").folder), strict=True):
-        expected = {name: value for name, value in expected.items() if value is not None}
-        expected.pop("sampler_logprob_difference_max", None)  # is rounding itself
-        assert {name: row[name] for name in expected} == pytest.approx(
-            expected, rel=3e-3, abs=1e-6
-        )  # Muon works in bfloat16
-        assert row.get("reward_mean") == expected.get("reward_mean")
+    # One step: from the second on, a rounding of the weights may fall on the border between two tokens.
+    cuts = [{}, {"micro_batch_tokens": 40, "max_live_completions": 3}]
+    runs = [
+        train(config(tiny_model, problems_file, tmp_path / str(i), steps=1, sft=None, eval=None, beta=0.1, **cut))
+        for i, cut in enumerate(cuts)
+    ]
+    whole, cut = ({n: v for n, v in run.metrics[0].items() if n not in TIMES} for run in runs)
+    assert whole.pop("sampler_logprob_difference_max") < 1e-5
+    assert cut.pop("sampler_logprob_difference_max") < 1e-5
+    assert cut == pytest.approx(whole, rel=1e-5, abs=1e-6)
+    assert (cut["reward_mean"], cut["completion_length_mean"]) == (
+        whole["reward_mean"],
+        whole["completion_length_mean"],
+    )
 
 
 def test_evaluation_by_itself_gives_what_the_run_said(whole: Whole, problems_file: Path):
