@@ -10,9 +10,12 @@ on further ones. The same command goes on where it stopped.
 """
 
 import argparse
+import json
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -27,9 +30,9 @@ def main() -> None:
     start = time.perf_counter()
     settings = Settings(seed=args.seed, sft_steps=args.sft_steps, batch_size=args.batch_size)
     counts = prepare(args.data, args.out / "prepared", settings)
-    print(_account(counts, time.perf_counter() - start), flush=True)
+    print(_account(counts, time.perf_counter() - start), file=sys.stderr if args.json else sys.stdout, flush=True)
     result = gruppo.train(config(args.out, settings, args.grpo_steps, args.samples))
-    print(_held_out(result))
+    print(json.dumps(_summary(args.seed, counts, result)) if args.json else _held_out(result))
 
 
 def config(out: Path, settings: Settings, grpo_steps: int, samples: int) -> gruppo.Config:
@@ -78,6 +81,22 @@ def _account(counts: Counts, seconds: float) -> str:
     return "\n".join(lines)
 
 
+def _summary(seed: int, counts: Counts, result: gruppo.RunResult) -> dict[str, Any]:
+    """The figures of docs/results.md."""
+    evaluations = {"before": result.before, "after": result.after}
+    return {
+        "seed": seed,
+        "baselines": dict(counts.baselines),
+        **{
+            when: {name: value for name, value in evaluation.to_json().items() if name != "per_problem"}
+            for when, evaluation in evaluations.items()
+            if evaluation is not None
+        },
+        "difference": {name: asdict(estimate) for name, estimate in (result.difference or {}).items()},
+        "seconds": result.seconds,
+    }
+
+
 def _held_out(result: gruppo.RunResult) -> str:
     if result.before is None or result.after is None or result.difference is None:
         return "Stopped before the end; the same command goes on from here."
@@ -103,6 +122,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=defaults.batch_size, help="demonstrations per SFT step")
     parser.add_argument("--grpo-steps", type=int, default=80, help="optimizer steps of GRPO")
     parser.add_argument("--samples", type=int, default=8, help="completions per held-out problem")
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     return parser.parse_args()
 
 
