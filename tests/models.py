@@ -12,6 +12,8 @@ from gruppo.training.optimizers import OptimizerSet
 from gruppo.training.packing import Row
 from gruppo.types import Completion, Group, GroupRequest, Problem, Rollout, SamplingParams, Score
 
+torch.set_num_threads(1)  # these models are too small for two, which wait for each other on a busy machine
+
 FAMILIES = ("qwen2", "llama", "gpt2")
 VOCABULARY = 61
 
