@@ -10,6 +10,7 @@ import argparse
 import json
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -101,6 +102,7 @@ def main() -> None:
         subprocess.run(
             [sys.executable, __file__, "--build", str(model), str(arguments.data), str(arguments.layers)], check=True
         )
+    shutil.rmtree(run, ignore_errors=True)
     reward = arguments.out / "digits.py"
     reward.write_text(REWARD)
     flags = {

@@ -13,7 +13,6 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
@@ -27,6 +26,9 @@ def main() -> int:
     """Run what was asked for, then render the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0-9", help="of the demos, such as 0-9 or 0,3")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "runs" / "results", help="where the runs go; they go on there"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="demos side by side; each uses one thread")
     parser.add_argument("--no-demo", action="store_true", help="leave the demos as they are")
     parser.add_argument("--words", metavar="DIR", help="folder of the real word problems")
@@ -36,19 +38,19 @@ def main() -> int:
     failed = False
     if not arguments.render:
         if not arguments.no_demo:
-            failed = run_demos(_numbers(arguments.seeds), arguments.jobs)
+            failed = run_demos(_numbers(arguments.seeds), arguments.jobs, arguments.out)
         if arguments.words:
-            run_words(arguments.words, arguments.jobs)
+            run_words(arguments.words, arguments.jobs, arguments.out)
         if arguments.gsm8k:
-            run_first(arguments.gsm8k)
+            run_first(arguments.gsm8k, arguments.out)
     render()
     return int(failed)
 
 
-def run_demos(seeds: list[int], jobs: int) -> bool:
+def run_demos(seeds: list[int], jobs: int, out: Path) -> bool:
     """The demos; True if one failed."""
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
-        rows = list(pool.map(lambda seed: demo(seed, Path(folder) / str(seed)), seeds))
+    with ThreadPoolExecutor(jobs) as pool:
+        rows = list(pool.map(lambda seed: demo(seed, out / f"demo-{seed}"), seeds))
     store("demo", f"python benchmarks/results.py --jobs {jobs}", rows)
     return not all(row["passed"] for row in rows)
 
@@ -66,10 +68,10 @@ def demo(seed: int, out: Path) -> dict:
     return result
 
 
-def run_words(data: str, jobs: int) -> None:
+def run_words(data: str, jobs: int, out: Path) -> None:
     """The real word problems on three seeds."""
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
-        rows = list(pool.map(lambda seed: words(data, seed, Path(folder) / str(seed)), range(3)))
+    with ThreadPoolExecutor(jobs) as pool:
+        rows = list(pool.map(lambda seed: words(data, seed, out / f"words-{seed}"), range(3)))
     store(
         "words", f"python recipes/word_problems.py --data DIR --seed N (via benchmarks/results.py --jobs {jobs})", rows
     )
@@ -82,22 +84,15 @@ def words(data: str, seed: int, out: Path) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def run_first(data: str) -> None:
+def run_first(data: str, out: Path) -> None:
     """The 0.5B run in both precisions and with LoRA."""
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for extra in ([], ["--precision", "bfloat16"], ["--precision", "bfloat16", "--lora-rank", "8"]):
-            command = [
-                sys.executable,
-                str(ROOT / "benchmarks" / "first_run.py"),
-                "--data",
-                data,
-                "--out",
-                folder,
-                *extra,
-            ]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            rows.append(json.loads(done.stdout.splitlines()[-1]))
+    for extra in ([], ["--precision", "bfloat16"], ["--precision", "bfloat16", "--lora-rank", "8"]):
+        command = [sys.executable, str(ROOT / "benchmarks" / "first_run.py"), "--data", data]
+        done = subprocess.run(
+            [*command, "--out", str(out / "first-run"), *extra], capture_output=True, text=True, check=True
+        )
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
     store("first_run", "python benchmarks/first_run.py --data train.jsonl", rows)
 
 

@@ -45,6 +45,7 @@ def config(out: Path, settings: Settings, grpo_steps: int, samples: int) -> grup
         seed=settings.seed,
         device="cpu",
         threads=1,
+        micro_batch_tokens=2048,
         steps=grpo_steps,
         prompts_per_step=32,
         group_size=8,

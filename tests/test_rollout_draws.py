@@ -69,6 +69,8 @@ def test_restrict_to_the_likeliest():
     nucleus = restrict(probs, 0, 0.65)
     assert torch.equal(nucleus, torch.tensor([[0.0, 0.4, 0.0, 0.3], [0.7, 0.0, 0.0, 0.0]]))
     assert torch.equal(restrict(probs, 1, 0.65)[0], torch.tensor([0.0, 0.4, 0.0, 0.0]))
+    halves = torch.tensor([[0.25, 0.5, 0.25]])
+    assert torch.equal(restrict(halves, 0, 0.5), torch.tensor([[0.0, 0.5, 0.0]]))  # held exactly: no more is needed
     assert torch.equal(restrict(probs, 0, 1e-6)[1], torch.tensor([0.7, 0.0, 0.0, 0.0]))  # never nothing at all
 
 
@@ -112,3 +114,5 @@ def test_tiny_weights_far_below_the_others_do_not_break_the_ends():
     assert draw(weights, torch.tensor([LARGEST, LARGEST])).tolist()[1] == 151_934
     assert draw(weights, torch.tensor([0.0, 0.0])).tolist() == [0, 151_934]
     assert draw(weights, torch.tensor([LARGEST, 0.5]))[0] < 151_935
+    smallest = torch.tensor([[0.0, 1e-45, 0.0]])  # its product with the largest number rounds up to itself
+    assert draw(smallest, torch.tensor([LARGEST])).tolist() == [1]
