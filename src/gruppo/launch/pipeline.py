@@ -71,16 +71,13 @@ def run(
     Raises:
         GruppoError: anything that the user can mend, from every room.
     """
+    if observer is None:
+        with make_progress() as progress:
+            return run(config, rewards=rewards, observer=progress, stages=stages, label=label)
     functions = _named(rewards)
     config = _with_functions(config, functions)
-    own = make_progress() if observer is None else None
-    watcher: ProgressObserver = own if own is not None else observer  # pyright: ignore[reportAssignmentType]
-    try:
-        with RunFolder.open(config.output_dir, config.model_dump(mode="json")) as folder:
-            return _Pipeline(config, functions, watcher, folder, stages, label).run()
-    finally:
-        if own is not None:
-            own.close()
+    with RunFolder.open(config.output_dir, config.model_dump(mode="json")) as folder:
+        return _Pipeline(config, functions, observer, folder, stages, label).run()
 
 
 def _named(rewards: Sequence[RewardFunction]) -> dict[str, RewardFunction]:
