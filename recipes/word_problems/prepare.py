@@ -22,7 +22,7 @@ class Settings:
     seed: int = 0
     sft_steps: int = 3000
     batch_size: int = 32
-    easy: float = 0.15
+    easy: float = 0.19
     """The first share of the demonstrations is easy arithmetic alone: it costs little, and without it the model
     spends most of the run without having learnt to copy a number."""
     drills: float = 0.2
