@@ -20,7 +20,7 @@ class Settings:
     """What the prepared files depend on, the data aside."""
 
     seed: int = 0
-    sft_steps: int = 3000
+    sft_steps: int = 2500
     batch_size: int = 32
     easy: float = 0.19
     """The first share of the demonstrations is easy arithmetic alone: it costs little, and without it the model
