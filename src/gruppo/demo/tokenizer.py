@@ -4,7 +4,7 @@ The training text comes from a fixed seed and the trainer breaks ties by token i
 the same file. Runs with different seeds thus differ in model and data, never in tokens.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -36,7 +36,21 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Train the tokenizer (below a second); `<|end|>` ends each turn and is the end-of-sequence token."""
+    """Train the demo's tokenizer (below a second)."""
+    return train_tokenizer(_texts(), VOCABULARY_SIZE, CONTEXT_LENGTH)
+
+
+def train_tokenizer(
+    texts: Iterable[str], vocabulary_size: int, context_length: int, chat_template: str = CHAT_TEMPLATE
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer, each digit a token; the same texts give the same tokens in every process.
+
+    Args:
+        texts: what to learn the merges from.
+        vocabulary_size: tokens in all, the special ones among them.
+        context_length: tokens that the model has positions for.
+        chat_template: over the special tokens of this module; `<|end|>` is the end-of-sequence token.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -47,20 +61,20 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY_SIZE,
+        vocab_size=vocabulary_size,
         special_tokens=[PAD, END, SYSTEM, USER, ASSISTANT],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_texts(), trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         unk_token=PAD,
         pad_token=PAD,
         eos_token=END,
         additional_special_tokens=[SYSTEM, USER, ASSISTANT],
-        chat_template=CHAT_TEMPLATE,
-        model_max_length=CONTEXT_LENGTH,
+        chat_template=chat_template,
+        model_max_length=context_length,
         clean_up_tokenization_spaces=False,
     )
 
