@@ -122,7 +122,8 @@ def render() -> None:
         if path.exists():
             data = json.loads(path.read_text())
             source = f"`{data['command']}`, commit {data['commit']}, {data['hardware']}, {data['date']}"
-            parts.append(f"## {title}\n\n{source}\n\n{table(data['rows'])}\n")
+            remark = f" {data['remark']}" if "remark" in data else ""
+            parts.append(f"## {title}\n\n{source}\n\n{table(data['rows'])}{remark}\n")
     (ROOT / "docs" / "results.md").write_text("\n".join(parts))
 
 
