@@ -21,7 +21,7 @@ def run(example: str, model: Path, problems: Path, out: Path) -> str:
         [sys.executable, str(EXAMPLES / example), str(model), str(problems), str(out)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
         cwd=out.parent,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
