@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--lora-rank", type=int, default=0)
     parser.add_argument("--layers", type=int, default=24, help="fewer, for a quick try")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch")
     parser.add_argument("--max-completion-length", type=int, default=64)
     arguments = parser.parse_args()
     model, run = arguments.out / "start-model", arguments.out / f"run-{arguments.precision}-{arguments.lora_rank}"
@@ -117,6 +118,7 @@ def main() -> None:
         "learning-rate": 1e-5,
         "precision": arguments.precision,
         "lora-rank": arguments.lora_rank,
+        "threads": arguments.threads,
     }
     command = [sys.executable, "-m", "gruppo", "train"]
     command += [part for name, value in flags.items() for part in (f"--{name}", str(value))]
@@ -133,6 +135,7 @@ def main() -> None:
             {
                 "precision": arguments.precision,
                 "lora_rank": arguments.lora_rank,
+                "threads": arguments.threads,
                 "python": platform.python_version(),
                 "seconds_in_all": round(seconds, 1),
                 "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20, 2),

@@ -174,15 +174,16 @@ def words_table(rows: list[dict]) -> str:
 def first_table(rows: list[dict]) -> str:
     """Memory and seconds of the first run."""
     lines = [
-        "| precision | LoRA rank | peak memory, GiB | seconds in all | rollout + update, seconds by step "
+        "| precision | LoRA rank | threads | peak memory, GiB | seconds in all | rollout + update, seconds by step "
         "| reward by step | weights moved | trainer - sampler, largest |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         steps = row["steps"]
         cells = [
             row["precision"],
             str(row["lora_rank"] or "full"),
+            str(row["threads"]),
             f"{row['peak_memory_gib']:.1f}",
             f"{row['seconds_in_all']:.0f}",
             ", ".join(f"{step['seconds_rollout']:.0f} + {step['seconds_update']:.0f}" for step in steps),
