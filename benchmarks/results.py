@@ -161,7 +161,7 @@ def words_table(rows: list[dict]) -> str:
             str(row["seed"]),
             _interval(old["pass_at_1"]),
             _interval(new["pass_at_1"]),
-            f"{rise['value']:+.3f} ({rise['low']:+.3f} to {rise['high']:+.3f})",
+            f"{rise['value']:+.4f} ({rise['low']:+.4f} to {rise['high']:+.4f})",
             *(f"{old[key]['value']:.3f} -> {new[key]['value']:.3f}" for key in ("pass_at_1_greedy", k)),
             f"{row['seconds']['sft'] / 60:.1f}",
         ]

@@ -47,10 +47,10 @@ def config(out: Path, settings: Settings, grpo_steps: int, samples: int) -> grup
         threads=1,
         micro_batch_tokens=2048,
         steps=grpo_steps,
-        prompts_per_step=32,
+        prompts_per_step=64,
         group_size=8,
         max_completion_length=100,
-        learning_rate=3e-4,
+        learning_rate=2e-4,
         adam_beta2=0.95,
         warmup_ratio=0.05,
         lr_schedule="linear",
@@ -121,7 +121,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="seed of augmentation, weights and sampling")
     parser.add_argument("--sft-steps", type=int, default=defaults.sft_steps, help="optimizer steps of SFT")
     parser.add_argument("--batch-size", type=int, default=defaults.batch_size, help="demonstrations per SFT step")
-    parser.add_argument("--grpo-steps", type=int, default=80, help="optimizer steps of GRPO")
+    parser.add_argument("--grpo-steps", type=int, default=60, help="optimizer steps of GRPO")
     parser.add_argument("--samples", type=int, default=8, help="completions per held-out problem")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     return parser.parse_args()

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -43,6 +44,10 @@ def _is_flag(argument: str) -> bool:
 class _Formatter(argparse.HelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=34, width=min(110, _terminal_width()))
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        """Lines of help that break at spaces alone: a name such as all-linear stays whole."""
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
 
 def _terminal_width() -> int:
