@@ -77,7 +77,9 @@ def run(
     functions = _named(rewards)
     config = _with_functions(config, functions)
     with RunFolder.open(config.output_dir, config.model_dump(mode="json")) as folder:
-        return _Pipeline(config, functions, observer, folder, stages, label).run()
+        result = _Pipeline(config, functions, observer, folder, stages, label).run()
+    write_report(result.folder)  # after the lock is given back, or the page would say that the run goes on
+    return result
 
 
 def _named(rewards: Sequence[RewardFunction]) -> dict[str, RewardFunction]:
@@ -144,7 +146,6 @@ class _Pipeline:
         difference = compare(before, after) if before and after else None
         if before and after and difference:
             self._write_summary(before, after, difference)
-        write_report(self._folder.path)
         return RunResult(
             folder=self._folder.path,
             finished=finished,
