@@ -93,6 +93,8 @@ def test_a_log_whose_reader_has_gone_does_not_stop_the_run() -> None:
     stream = io.StringIO()
     progress = LogProgress(stream)
     stream.close()
+    with pytest.raises(ValueError, match="closed file"):
+        stream.write("what each of these would raise")
     progress.start("grpo", 2)
     progress.step("grpo", 1, VALUES)
     progress.finish("grpo")
