@@ -6,7 +6,7 @@ FOLDER holds mawps_*.jsonl (`input`, `target`, `type`), asdiv_*.jsonl (`body`, `
 svamp_*.jsonl (`Body`, `Question`, `Answer`, `Equation`), each row with its `idx`. A fifth of the problems, chosen by
 source and idx, is held out as it stands, also what has no usable formula; near twins of it are left out of training.
 The model has 0.8 million random weights. It learns from worked arithmetic on altered training problems, then by GRPO
-on further ones. The same command goes on where it stopped.
+on altered versions of a quarter that SFT has not seen. The same command goes on where it stopped.
 """
 
 import argparse
@@ -75,7 +75,8 @@ def config(out: Path, settings: Settings, grpo_steps: int, samples: int) -> grup
 def _account(counts: Counts, seconds: float) -> str:
     lines = [
         f"{counts.rows} problems; held out {counts.held_out}; {counts.near_twins_removed} near twins removed;"
-        f" {counts.training_with_formula} left with a formula; {counts.parameters:,} parameters; {seconds:.0f} s",
+        f" with a formula {counts.shown_to_sft} for SFT and {counts.kept_for_grpo} for GRPO;"
+        f" {counts.parameters:,} parameters; {seconds:.0f} s",
         "Held-out problems solved without reading:",
         *(f"  {share:.3f}  {rule}" for rule, share in counts.baselines.items()),
     ]

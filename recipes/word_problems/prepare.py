@@ -10,9 +10,9 @@ from random import Random
 
 from transformers import PreTrainedTokenizerFast
 
-from .augment import Example, augment, drill, original, vocabulary_of
+from .augment import Example, Vocabulary, augment, drill, original, vocabulary_of
 from .model import build_tokenizer, save_model
-from .rows import Row, as_decimal, read_rows, split_rows
+from .rows import Row, as_decimal, read_rows, share_of, split_rows
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Settings:
     """Share of bare arithmetic among the others."""
     unaltered: float = 0.1
     """Share of the real problems that stay as they are."""
+    kept_for_grpo: float = 0.25
+    """Share of the training problems that SFT never sees, so that GRPO meets wordings that are new to the model."""
     grpo_problems: int = 4096
 
 
@@ -39,7 +41,9 @@ class Counts:
     rows: int
     held_out: int
     near_twins_removed: int
-    training_with_formula: int
+    shown_to_sft: int
+    """Training problems with a formula of which SFT sees altered versions."""
+    kept_for_grpo: int
     parameters: int
     baselines: dict[str, float]
 
@@ -58,21 +62,23 @@ def prepare(data: Path, folder: Path, settings: Settings) -> Counts:
             return Counts(**record["counts"])
     folder.mkdir(parents=True, exist_ok=True)
     train, held_out, twins = split_rows(rows)
-    sft, problems = demonstrations(train, settings), grpo_problems(train, settings)
+    kept = [row for row in train if share_of(f"grpo {row.id}") < settings.kept_for_grpo]
+    shown = [row for row in train if share_of(f"grpo {row.id}") >= settings.kept_for_grpo]
+    sft, problems = demonstrations(shown, settings), grpo_problems(kept, settings)
     tokenizer = build_tokenizer(text for example in sft[-20_000:] for text in (example.question, example.completion))
     parameters = save_model(folder / "model", tokenizer, settings.seed)
     ordered = batches_of_like_length(sft, tokenizer, settings)
     _write(folder / "sft.jsonl", ({"question": e.question, "completion": e.completion} for e in ordered))
     _write(folder / "train.jsonl", ({"question": e.question, "answer": e.answer} for e in problems))
     _write(folder / "test.jsonl", ({"question": row.text, "answer": row.answer, "id": row.id} for row in held_out))
-    counts = Counts(len(rows), len(held_out), twins, len(train), parameters, baselines(held_out))
+    counts = Counts(len(rows), len(held_out), twins, len(shown), len(kept), parameters, baselines(held_out))
     done.write_text(json.dumps({"settings": stamp, "counts": asdict(counts)}, indent=1), encoding="utf-8")
     return counts
 
 
-def demonstrations(train: Sequence[Row], settings: Settings) -> list[Example]:
+def demonstrations(rows: Sequence[Row], settings: Settings) -> list[Example]:
     """One worked example per place of every batch: easy drills, then problems with drills between."""
-    rng, vocabulary = Random(f"sft {settings.seed}"), vocabulary_of(train)
+    rng, vocabulary = Random(f"sft {settings.seed}"), vocabulary_of(rows)
     total = settings.sft_steps * settings.batch_size
     examples: list[Example] = []
     for place in range(total):
@@ -80,15 +86,19 @@ def demonstrations(train: Sequence[Row], settings: Settings) -> list[Example]:
         if easy or rng.random() < settings.drills:
             examples.append(drill(rng, easy))
             continue
-        row = rng.choice(train)
-        examples.append(original(row) if rng.random() < settings.unaltered else augment(row, vocabulary, rng))
+        examples.append(_problem(rows, vocabulary, settings, rng))
     return examples
 
 
-def grpo_problems(train: Sequence[Row], settings: Settings) -> list[Example]:
-    """Augmented problems of their own for GRPO, without drills."""
-    rng, vocabulary = Random(f"grpo {settings.seed}"), vocabulary_of(train)
-    return [augment(rng.choice(train), vocabulary, rng) for _ in range(settings.grpo_problems)]
+def grpo_problems(rows: Sequence[Row], settings: Settings) -> list[Example]:
+    """Altered problems of their own for GRPO, without drills."""
+    rng, vocabulary = Random(f"grpo {settings.seed}"), vocabulary_of(rows)
+    return [_problem(rows, vocabulary, settings, rng) for _ in range(settings.grpo_problems)]
+
+
+def _problem(rows: Sequence[Row], vocabulary: Vocabulary, settings: Settings, rng: Random) -> Example:
+    row = rng.choice(rows)
+    return original(row) if rng.random() < settings.unaltered else augment(row, vocabulary, rng)
 
 
 def batches_of_like_length(

@@ -54,7 +54,16 @@ class Row:
 
 def is_held_out(source: str, index: int) -> bool:
     """A fifth, by the hash of source and index: the same whatever the seed and whatever else is in the files."""
-    return int(hashlib.sha256(f"{source}:{index}".encode()).hexdigest(), 16) % 5 == 0
+    return _hash(f"{source}:{index}") % 5 == 0
+
+
+def share_of(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone: rows are parted by it, whatever the seed."""
+    return _hash(text) % 10_000 / 10_000
+
+
+def _hash(text: str) -> int:
+    return int(hashlib.sha256(text.encode()).hexdigest(), 16)
 
 
 def split_numbers(text: str) -> tuple[str, tuple[Decimal, ...], tuple[bool, ...]]:
