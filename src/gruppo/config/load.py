@@ -8,7 +8,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from gruppo.config.schema import Config, EvalConfig, RewardConfig, Section, SFTConfig
+from gruppo.config.schema import Config, DataSource, EvalConfig, RewardConfig, Section, SFTConfig, Span
 from gruppo.errors import ConfigError, nearest
 
 ALIASES: Mapping[str, str] = {
@@ -29,6 +29,12 @@ ALIASES: Mapping[str, str] = {
 
 STAGES: Mapping[str, type[Section]] = {"sft": SFTConfig, "eval": EvalConfig}
 """The stages with a section of their own."""
+
+LISTS: Mapping[str, type[Section]] = {"rewards": RewardConfig, "data": DataSource, "curriculum": Span}
+"""The lists of sections in the GRPO stage."""
+
+SOURCE_KINDS = ("lone path", "path with weight")
+"""The two forms of an item of `data:`, which pydantic puts into the address of a mistake."""
 
 _Model = TypeVar("_Model", bound=Section)
 Values = dict[str, Any]
@@ -153,7 +159,7 @@ _WANTED = {
 
 def _complaint(model: type[Section], details: ErrorDetails) -> str:
     """One line for one wrong field."""
-    location = ".".join(str(part) for part in details["loc"])
+    location = ".".join(str(part) for part in details["loc"] if part not in SOURCE_KINDS)
     kind = details["type"]
     if kind == "extra_forbidden":
         return f"{location}: there is no such field.{nearest(str(details['loc'][-1]), _siblings(model, details))}"
@@ -187,7 +193,7 @@ def _section(model: type[Section], details: ErrorDetails) -> type[Section]:
     """The section that the wrong field stands in."""
     first = str(details["loc"][0])
     if len(details["loc"]) > 1 and model is Config:
-        return RewardConfig if first == "rewards" else STAGES.get(first, model)
+        return {**STAGES, **LISTS}.get(first, model)
     return model
 
 

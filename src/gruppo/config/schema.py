@@ -5,152 +5,45 @@ Within a stage every name is unique, so that a flag (`--learning-rate 1e-6`, `--
 There are no batch sizes to divide: prompts per step and group size are said, everything else is derived.
 """
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-Precision = Literal["float32", "bfloat16"]
-LRSchedule = Literal["cosine", "linear", "constant"]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
+from gruppo.config.fields import (
+    DataFields,
+    LRSchedule,
+    OptimizerFields,
+    OptimizerName,
+    Precision,
+    Section,
+    Strings,
+    Text,
+    as_tuple,
+)
+from gruppo.config.sections import DataSource, EvalConfig, RewardConfig, SFTConfig, Sources, Span
 
+__all__ = [
+    "Config",
+    "DataFields",
+    "DataSource",
+    "EvalConfig",
+    "LRSchedule",
+    "OptimizerFields",
+    "OptimizerName",
+    "Precision",
+    "RewardConfig",
+    "SFTConfig",
+    "Section",
+    "Span",
+]
 
-def _as_tuple(value: Any) -> Any:
-    """A lone item where a list is wanted is a list of one."""
-    if value is None or isinstance(value, (list, tuple)):
-        return value  # pyright: ignore[reportUnknownVariableType]
-    return (value,)
-
-
-Text = Annotated[str, Field(min_length=1)]
-Paths = Annotated[tuple[Text, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
-Strings = Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)]
-
-
-def _whole(text: str) -> int | str:
-    """`1e3` as 1000; any other text as it is."""
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    return int(number) if "e" in text.lower() and number.is_integer() else text
-
-
-class Section(BaseModel):
-    """Typed, frozen, no unknown fields; the text under a field is its help."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        """YAML's `yes` is no 1, and its `1e3`, which it takes for text, is a whole number."""
-        annotation = cls.model_fields[str(info.field_name)].annotation
-        kinds = get_args(annotation) or (annotation,)
-        if isinstance(value, bool) and bool not in kinds and (int in kinds or float in kinds):
-            raise ValueError(f"got {str(value).lower()}, wanted a number")
-        if isinstance(value, str) and int in kinds:
-            return _whole(value)
-        return value
-
-
-class RewardConfig(Section):
-    """One reward of the rubric."""
-
-    name: str
-    """A built-in (math, format) or your function as `file.py:function` or `module:function`."""
-    weight: float = 1.0
-    """Factor of this reward in the sum. Negative punishes."""
-    full_scale: float = Field(default=1.0, gt=0)
-    """The value of a perfect completion; a completion passes at 0.99 of it."""
-    pattern: str | None = None
-    """For format: the regular expression that the whole completion must match."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _pattern_for_format(self) -> "RewardConfig":
-        if self.name == "format" and not self.pattern:
-            raise ValueError("the reward 'format' needs a `pattern`, such as '.*####.*'")
-        if self.name != "format" and self.pattern:
-            raise ValueError(f"`pattern` belongs to the reward 'format', not to '{self.name}'")
-        return self
-
-
-class DataFields(Section):
-    """How rows become prompts; the same words in every stage."""
-
-    prompt: str | None = None
-    """The question as a template over the columns ("{body} {question}"). Unset: the column of a known name."""
-    answer: str | None = None
-    """The reference answer as a template over the columns. Unset: the column of a known name."""
-    max_problems: int | None = Field(default=None, ge=1)
-    """Use the first so many problems of the data. Unset: all."""
-
-
-class OptimizerFields(Section):
-    """AdamW and its schedule; the same words in every stage that trains."""
-
-    weight_decay: float = Field(default=0.0, ge=0, le=1)
-    """AdamW's decoupled weight decay, per step and unit of rate."""
-    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
-    """AdamW's decay of the gradient's mean."""
-    adam_beta2: float = Field(default=0.999, ge=0, lt=1)
-    """AdamW's decay of the gradient's square."""
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    """Gradients are scaled down to this L2 norm."""
-    warmup_ratio: Share = 0.1
-    """Share of the steps over which the rate rises from 0."""
-    lr_schedule: LRSchedule = "cosine"
-    """How the rate falls after the warm-up."""
-    min_lr_ratio: Share = 0.0
-    """Share of the peak rate that is left at the last step."""
-
-
-class SFTConfig(DataFields, OptimizerFields):
-    """The SFT stage: supervised fine-tuning on demonstrations, before GRPO."""
-
-    data: Paths
-    """Demonstrations: a file (JSONL, JSON, Parquet, CSV), a folder, a hub name (name:config/split), or a list."""
-    completion: str | None = None
-    """The demonstrated completion as a template over the columns. Unset: the column of a known name, or the answer."""
-    epochs: float = Field(default=1.0, gt=0)
-    """Passes over the demonstrations; ignored where steps is set."""
-    steps: int | None = Field(default=None, ge=1)
-    """Optimizer steps. Unset: from epochs."""
-    batch_size: int = Field(default=32, ge=1)
-    """Demonstrations per optimizer step."""
-    shuffle: bool = True
-    """Shuffle every epoch; false keeps the order of the data, for a curriculum."""
-    learning_rate: float = Field(default=1e-5, gt=0, le=1)
-    """Peak rate of AdamW."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """muon: Muon on the matrices of the layers, AdamW on the rest. For training from scratch."""
-    muon_learning_rate: float = Field(default=0.01, gt=0, le=1)
-    """Peak rate of Muon (scaled to AdamW's RMS)."""
-    max_length: int = Field(default=2048, ge=2)
-    """Longest prompt and completion together, in tokens; longer demonstrations are left out and counted."""
-
-
-class EvalConfig(DataFields):
-    """The evaluation stage: pass@1 and pass@k on problems of its own, before and after training."""
-
-    data: Paths
-    """Held-out problems: a file (JSONL, JSON, Parquet, CSV), a folder, a hub name (name:config/split), or a list."""
-    samples: int = Field(default=8, ge=1, le=1024)
-    """Completions per problem; k of pass@k."""
-    temperature: float = Field(default=1.0, ge=0.05, le=5)
-    """Temperature of the sampled completions."""
-    greedy: bool = True
-    """Also take one greedy completion per problem."""
-    before: bool = True
-    """Evaluate before GRPO as well, on the same problems, and report the paired difference."""
-    max_completion_length: int | None = Field(default=None, ge=1)
-    """Longest completion, tokens. Unset: as in GRPO."""
+AdvantageScale = Literal["std", "none", "batch", "leave_one_out"]
+LossName = Literal["clip", "policy_gradient", "gspo", "cispo"]
+Aggregation = Literal["tokens", "sequences", "constant"]
+SamplerCorrection = Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
+KLEstimator = Literal["k1", "k2", "k3", "k3_weighted", "exact", "exact_forward"]
+DEFAULT_REFRESH = 500
+"""Steps between refreshes of the reference policy where they are on without a number."""
 
 
 class Config(DataFields, OptimizerFields):
@@ -158,8 +51,9 @@ class Config(DataFields, OptimizerFields):
 
     model: Text
     """A model folder or a hub name: any causal language model that transformers loads."""
-    data: Paths
-    """Problems: a file (JSONL, JSON, Parquet, CSV), a folder, a hub name (name:config/split), or a list of them."""
+    data: Sources
+    """Problems: a file (JSONL, JSON, Parquet, CSV), a folder, a hub name (name:config/split), or a list of them.
+    An item `{path: ..., weight: 2}` comes twice as often."""
     output_dir: Text = "runs/grpo"
     """Where the run goes. The same command on the same folder goes on where it stopped."""
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -171,6 +65,22 @@ class Config(DataFields, OptimizerFields):
     """Problems per optimizer step."""
     group_size: int = Field(default=8, ge=2, le=4096)
     """Completions per prompt, G."""
+    min_difficulty: float | None = Field(default=None, ge=0)
+    """Problems of at least this difficulty, by the column `difficulty` or `level`. Unset: all."""
+    max_difficulty: float | None = Field(default=None, ge=0)
+    """Problems of at most this difficulty. Unset: all."""
+    max_sampling_factor: float = Field(default=1.0, ge=1, le=64)
+    """Dynamic sampling: groups without signal are replaced until this many times prompts_per_step were sampled; 1:
+    never."""
+    pool_weights: tuple[float, float, float] | None = None
+    """How often problems of the easy, normal and hard pools come, relative to each other, by their rolling pass
+    rates. Unset: every problem once per epoch."""
+    drop_after: int | None = Field(default=None, ge=2)
+    """Leave out a problem once its group was all passes, or all failures, this many times in a row. Unset: never."""
+    demonstrations: Annotated[tuple[Text, ...], BeforeValidator(as_tuple)] = ()
+    """Demonstrations for an SFT term in the GRPO loss, as in sft.data, so that general abilities are kept."""
+    demonstrations_weight: float = Field(default=0.1, gt=0)
+    """Weight of the SFT term, a mean over the tokens of prompts_per_step demonstrations."""
     max_prompt_length: int | None = Field(default=None, ge=1)
     """Longest prompt, tokens. Unset: what the model's context leaves beside the completion."""
     long_prompts: Literal["skip", "refuse"] = "skip"
@@ -191,7 +101,7 @@ class Config(DataFields, OptimizerFields):
     system_prompt: str | None = None
     """System message for the chat template."""
 
-    rewards: Annotated[tuple[RewardConfig, ...], BeforeValidator(_as_tuple)] = Field(
+    rewards: Annotated[tuple[RewardConfig, ...], BeforeValidator(as_tuple)] = Field(
         default=(RewardConfig(name="math"),), min_length=1
     )
     """The rubric: a list of rewards; their weighted sum is the reward."""
@@ -203,13 +113,48 @@ class Config(DataFields, OptimizerFields):
     learning_rate: float = Field(default=1e-6, gt=0, le=1)
     """Peak rate of AdamW. About 1e-6 for full fine-tuning, ten times as much for LoRA."""
     updates_per_batch: int = Field(default=1, ge=1, le=64)
-    """Optimizer passes over each batch of rollouts; the clip range matters from 2 on."""
+    """Passes over each batch of rollouts; the clip range matters from 2 on."""
+    minibatches: int = Field(default=1, ge=1, le=1024)
+    """Optimizer steps per pass, each on its share of the batch's completions; the clip range matters from 2 on."""
+    advantage_scale: AdvantageScale = "std"
+    """What the centred rewards are divided by: the group's std, nothing (Dr. GRPO), the batch's std, or nothing with
+    the mean of the others as baseline (RLOO)."""
+    advantage_clip: float | None = Field(default=None, gt=0)
+    """Advantages are clipped to plus and minus this. Unset: not clipped."""
+    no_signal_groups: Literal["count", "leave_out"] = "count"
+    """Whether groups of equal rewards count in the loss normaliser and the KL term, or are left out of both."""
+    truncated: Literal["score", "mask"] = "score"
+    """Truncated completions are scored as any other, or carry no loss (DAPO's overlong filtering)."""
+    loss: LossName = "clip"
+    """clip: PPO's surrogate. policy_gradient: REINFORCE on log-probs. gspo: the surrogate on the sequence's ratio.
+    cispo: the clipped ratio as a weight of REINFORCE."""
+    loss_aggregation: Aggregation = "tokens"
+    """Mean over the step's tokens (DAPO), over tokens within each completion first (GRPO), or the sum over
+    max_completion_length and completions (Dr. GRPO)."""
     epsilon: float = Field(default=0.2, gt=0)
     """Clip range of the policy ratio, low side: ratios below 1 - epsilon earn no more."""
     epsilon_high: float | None = Field(default=None, gt=0)
     """Clip range of the policy ratio, high side. Unset: as epsilon."""
+    dual_clip: float | None = Field(default=None, gt=1)
+    """With a negative advantage a ratio above this is clipped too. Unset: it isn't; 3 is usual."""
+    sampler_correction: SamplerCorrection = "none"
+    """Importance weights for an engine whose log-probs differ from the trainer's: truncated at
+    sampler_correction_max, or masked outside its inverse to it; per token, or per completion."""
+    sampler_correction_max: float = Field(default=2.0, gt=1)
+    """The largest importance weight of sampler_correction."""
     beta: float = Field(default=0.0, ge=0, le=10)
     """Weight of the KL penalty to the reference policy; at 0 no reference policy is kept."""
+    kl_estimator: KLEstimator = "k3"
+    """The KL of a token: k1, k2, k3 of the sampled token, k3 weighted by the policy ratio, or exact over the
+    vocabulary (exact: policy to reference; exact_forward: reference to policy)."""
+    kl_in: Literal["loss", "reward"] = "loss"
+    """The penalty stands in the loss, or is subtracted from each completion's reward."""
+    target_kl: float | None = Field(default=None, gt=0)
+    """KL to hold, nats per token, by changing beta: times 1.5 above it, times 0.9 below half of it. Unset: fixed."""
+    reference_refresh_every: int | None = Field(default=None, ge=1)
+    """Steps between refreshes of the reference policy with the trained weights; true means 500. Unset: never."""
+    reference_decay: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the old reference that a refresh keeps; 0 copies the trained weights."""
 
     precision: Precision = "float32"
     """Arithmetic of the model. bfloat16 keeps float32 master weights in the optimizer."""
@@ -221,8 +166,14 @@ class Config(DataFields, OptimizerFields):
     """Rank of LoRA adapters; 0: full fine-tuning."""
     lora_alpha: float | None = Field(default=None, gt=0)
     """Scale of LoRA, over the rank. Unset: twice the rank."""
+    rslora: bool = False
+    """Scale LoRA by alpha / sqrt(rank) in place of alpha / rank."""
     lora_targets: Strings = ("all-linear",)
     """Modules that get an adapter, by name; all-linear: every linear layer but the head."""
+    quantize: Literal["none", "4bit"] = "none"
+    """4bit: the frozen base under LoRA in 4 bits (QLoRA)."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
     micro_batch_tokens: int | None = Field(default=None, ge=1)
     """Tokens per forward and backward pass, padding counted. Unset: from the vocabulary. Never changes the update."""
     max_live_completions: int = Field(default=256, ge=1)
@@ -237,6 +188,11 @@ class Config(DataFields, OptimizerFields):
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
     """Mirror the scalar metrics to a tracker."""
 
+    preset: Strings = ()
+    """Presets by paper, task or both (deepseek-r1, dapo, math, code): defaults under what the file says."""
+    curriculum: tuple[Span, ...] = ()
+    """Spans of steps with problems and numbers of their own."""
+
     sft: SFTConfig | None = None
     """The SFT stage; runs first."""
     eval: EvalConfig | None = None
@@ -246,6 +202,16 @@ class Config(DataFields, OptimizerFields):
     def clip_high(self) -> float:
         """The high side of the clip range, resolved."""
         return self.epsilon if self.epsilon_high is None else self.epsilon_high
+
+    @property
+    def sources(self) -> tuple[DataSource, ...]:
+        """Where the problems are, each with its weight."""
+        return tuple(item if isinstance(item, DataSource) else DataSource(path=item) for item in self.data)
+
+    @property
+    def data_paths(self) -> tuple[str, ...]:
+        """Where the problems are."""
+        return tuple(source.path for source in self.sources)
 
     @property
     def completions_per_step(self) -> int:
@@ -261,6 +227,24 @@ class Config(DataFields, OptimizerFields):
     def success_name(self) -> str:
         """The reward that says whether a completion passes, resolved."""
         return self.success or self.rewards[0].name
+
+    @property
+    def wants_reference(self) -> bool:
+        """Whether a reference policy is needed at some step."""
+        return self.beta > 0 or any(span.beta is not None and max(span.beta) > 0 for span in self.curriculum)
+
+    @property
+    def optimizer_steps_per_batch(self) -> int:
+        """Passes times minibatches: with more than one, old log-probs are taken and the clip range matters."""
+        return self.updates_per_batch * self.minibatches
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refresh_on(cls, value: Any) -> Any:
+        given = cast(dict[str, Any], value) if isinstance(value, dict) else {}
+        if given.get("reference_refresh_every") is True:
+            return {**given, "reference_refresh_every": DEFAULT_REFRESH}
+        return value  # pyright: ignore[reportUnknownVariableType]
 
     @model_validator(mode="after")
     def _names_fit(self) -> "Config":

@@ -156,7 +156,7 @@ class Workbench:
         """Raise now what the data or the rewards of a later stage would raise hours from here."""
         config = self.config
         self._prompt_limit(config.max_completion_length)
-        self.rubric.check(load_problems(config.data, config, split="train").problems)
+        self.rubric.check(load_problems(config.data_paths, config, split="train").problems)
         if config.eval is not None:
             self.rubric.check(load_problems(config.eval.data, config.eval, split="test").problems)
 
