@@ -8,16 +8,17 @@ import sys
 import torch
 
 import gruppo
-from gruppo.config.schema import DataFields, OptimizerFields
+from gruppo.config.schedules import Curriculum
+from gruppo.config.schema import DataFields
 from gruppo.data import ProblemStream
 from gruppo.monitor.progress import SilentProgress
 from gruppo.monitor.recorder import Recorder
 from gruppo.monitor.run_folder import RunFolder
 from gruppo.rewards import Reward
 from gruppo.training.controls import Controls
+from gruppo.training.losses import LossSettings
 from gruppo.training.models import load_model
 from gruppo.training.optimizers import adamw
-from gruppo.training.policy import LossSettings
 
 model_folder, data, out = sys.argv[1:]
 torch.set_num_threads(1)
@@ -43,17 +44,16 @@ scores = rubric.score(first, texts, [completion.truncated for completion in comp
 print("rewards   ", " ".join(f"{score.reward:.3f}" for score in scores))
 
 # The trainer: the loop over all of them.
-rate, steps = 2e-2, 10
-loss = LossSettings(temperature=1.0, epsilon=0.2, epsilon_high=0.2, beta=0.0, updates_per_batch=1)
+numbers = {"steps": 10, "prompts_per_step": 4, "max_completion_length": 12, "learning_rate": 2e-2, "warmup_ratio": 0}
+config = gruppo.Config(model=model_folder, data=data, lr_schedule="constant", **numbers)
 trainer = gruppo.Trainer(
     stream=ProblemStream(problems, seed=0),
     collector=gruppo.Collector(engine, rubric, renderer, sampling, group_size=8),
-    policy=gruppo.LocalPolicy(loaded.model, adamw(loaded.model, OptimizerFields(), rate), loss, token_budget=4096),
+    policy=gruppo.LocalPolicy(loaded.model, adamw(loaded.model, config, config.learning_rate), token_budget=4096),
     recorder=Recorder(RunFolder.open(out, {"example": "parts"}), SilentProgress()),
-    controls=Controls(steps),
-    learning_rate=rate,
-    lr_factor=lambda step: 1.0,
-    prompts_per_step=4,
+    controls=Controls(config.steps),
+    curriculum=Curriculum(config),
+    loss=LossSettings(),
     seed=0,
 )
 trainer.run()

@@ -124,7 +124,7 @@ class Caught(OptimizerSet):
 
     gradients: dict[str, Tensor] = field(default_factory=dict)
 
-    def step(self, factor: float) -> tuple[float, bool]:
+    def step(self, factor: float, *, loss: float = 0.0) -> tuple[float, bool]:
         self.gradients = {name: p.grad.clone() for name, p in self.masters.named if p.grad is not None}
         self.zero_grad()
         return 1.0, True

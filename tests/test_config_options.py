@@ -6,7 +6,7 @@ from gruppo.config.advice import RULES, advise
 from gruppo.config.load import ALIASES, LISTS, load_config
 from gruppo.config.reference import options
 from gruppo.config.schedules import lr_factor
-from gruppo.config.schema import Config, LRSchedule, RewardConfig
+from gruppo.config.schema import Config, LRSchedule, OptimizerFields, RewardConfig
 
 GRPO = """
 model data output_dir seed
@@ -141,16 +141,24 @@ WARM_UP = [1 / 3, 2 / 3]
     ],
 )
 def test_the_schedules(schedule: LRSchedule, after: list[float]) -> None:
-    factors = [lr_factor(step, 10, schedule, warmup_ratio=0.2, min_lr_ratio=0.1) for step in range(10)]
+    fields = OptimizerFields(lr_schedule=schedule, warmup_ratio=0.2, min_lr_ratio=0.1)
+    factors = [lr_factor(step, 10, fields) for step in range(10)]
     assert factors == pytest.approx([*WARM_UP, *after], abs=1e-6)
 
 
 def test_schedules_of_few_steps() -> None:
     # A tenth of 5 steps rounds to no warm-up; cos at 0, 45, 90, 135 and 180 degrees.
-    factors = [lr_factor(step, 5, "cosine", warmup_ratio=0.1, min_lr_ratio=0.0) for step in range(5)]
+    factors = [lr_factor(step, 5, OptimizerFields()) for step in range(5)]
     assert factors == pytest.approx([1.0, 0.853553, 0.5, 0.146447, 0.0], abs=1e-6)
-    assert lr_factor(0, 1, "cosine", warmup_ratio=0.1, min_lr_ratio=0.0) == 1.0
-    assert [lr_factor(step, 4, "linear", 1.0, 0.0) for step in range(4)] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert lr_factor(0, 1, OptimizerFields()) == 1.0
+    rising = OptimizerFields(lr_schedule="linear", warmup_ratio=1.0)
+    assert [lr_factor(step, 4, rising) for step in range(4)] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+
+
+def test_warm_up_in_steps() -> None:
+    fields = OptimizerFields(lr_schedule="constant", warmup_steps=3)
+    assert [lr_factor(step, 100, fields) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert lr_factor(0, 100, OptimizerFields(warmup_steps=0)) == 1.0
 
 
 # ---- advice

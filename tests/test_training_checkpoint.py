@@ -11,7 +11,7 @@ import torch
 
 from gruppo.errors import TrainingError
 from gruppo.training.checkpoint import Checkpoints
-from gruppo.training.controls import Controls
+from gruppo.training.controls import Controls, ControlSettings
 
 
 class Part:
@@ -139,23 +139,49 @@ def test_an_error_while_saving_leaves_the_old_ones(tmp_path: Path):
 
 def test_controls_count_and_end():
     controls = Controls(2)
-    controls.advance(1.0)
+    controls.advance(poisoned=False)
     assert (controls.step, controls.done, controls.finished) == (1, False, False)
     controls.stop_requested = True
     assert (controls.done, controls.finished) == (True, False)
     again = Controls(2)
     again.load_state_dict(controls.state_dict())
     assert (again.step, again.done) == (1, False)
-    again.advance(None)
+    again.advance(poisoned=False)
     assert (again.done, again.finished) == (True, True)
 
 
-def test_five_gradients_in_a_row_that_are_not_finite_end_the_run():
+def test_three_poisoned_steps_in_a_row_end_the_run():
     controls = Controls(100)
-    for norm in (float("nan"), float("inf"), float("nan"), float("nan"), 1.0, *[float("nan")] * 4):
-        controls.advance(norm)
-    with pytest.raises(TrainingError, match=r"step 10: the gradient was not finite 5 times in a row.*learning_rate"):
-        controls.advance(float("inf"))
+    for poisoned in (True, True, False, True, True):
+        controls.advance(poisoned=poisoned)
+    with pytest.raises(TrainingError, match=r"step 6: loss or gradient was not finite 3 times in a row.*learning_rate"):
+        controls.advance(poisoned=True)
+
+
+def test_an_adaptive_beta_follows_the_kl_within_bounds():
+    controls = Controls(100, ControlSettings(target_kl=0.05))
+    assert [controls.adapt_beta(kl) for kl in (0.06, 0.05, 0.025, 0.02, None, float("nan"))] == [
+        *(True, False, False, True, False, False)
+    ]
+    assert controls.beta_factor == pytest.approx(1.5 * 0.9)
+    again = Controls(100, ControlSettings(target_kl=0.05))
+    again.load_state_dict(controls.state_dict())
+    assert again.beta_factor == controls.beta_factor
+    for _ in range(20):
+        controls.adapt_beta(1.0)
+    assert (controls.beta_factor, controls.adapt_beta(1.0)) == (100.0, False)
+    for _ in range(100):
+        controls.adapt_beta(0.0)
+    assert controls.beta_factor == 0.01
+    assert not Controls(100).adapt_beta(1.0)
+
+
+def test_refreshes_are_due_every_so_many_steps_and_not_after_the_last():
+    controls, due = Controls(6, ControlSettings(refresh_every=2)), []
+    for _ in range(6):
+        controls.advance(poisoned=False)
+        due.append(controls.refresh_due)
+    assert due == [False, True, False, True, False, False]
 
 
 def test_signals_stop_after_the_step_in_hand_and_the_old_handlers_come_back():

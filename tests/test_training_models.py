@@ -7,10 +7,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gruppo.config.schema import OptimizerFields
 from gruppo.errors import ConfigError, ModelError
+from gruppo.training.losses import LossSettings
 from gruppo.training.models import LoadedModel, add_lora, choose_device, load_model, save_model
 from gruppo.training.optimizers import adamw
 from gruppo.training.packing import Batch
-from gruppo.training.policy import LocalPolicy, LossSettings
+from gruppo.training.policy import LocalPolicy
 from models import random_rows, same_bits, tiny, weights
 
 CPU = torch.device("cpu")
@@ -33,9 +34,9 @@ def families(tiny_model: Path, tied: bool) -> LoadedModel:
 
 def train(model: torch.nn.Module, beta: float = 0.0, steps: int = 3) -> LocalPolicy:
     optimizers = adamw(model, OptimizerFields(), 0.01)
-    policy = LocalPolicy(model, optimizers, LossSettings(1.0, 0.2, 0.2, beta, 1), 1000)
+    policy = LocalPolicy(model, optimizers, 1000, reference=beta > 0)
     for _ in range(steps):
-        policy.update(Batch(tuple(random_rows(LENGTHS, [1.0, -1.0, 0.5, -0.5]))), 1.0)
+        policy.update(Batch(tuple(random_rows(LENGTHS, [1.0, -1.0, 0.5, -0.5]))), LossSettings(beta=beta), 1.0)
     return policy
 
 

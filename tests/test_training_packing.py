@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from gruppo.training.logprobs import token_logprobs
-from gruppo.training.packing import Batch, Row, build_batch, default_token_budget, micro_batches
+from gruppo.training.packing import Row, build_batch, default_token_budget, micro_batches, minibatches
 from models import FAMILIES, random_rows, scripted_group, tiny
 
 CPU = torch.device("cpu")
@@ -34,6 +36,7 @@ def test_a_micro_batch_is_laid_out_as_documented():
     assert micro.mask.tolist() == [[False, False, True, False], [True, True, False, False]]
     assert micro.sampler_logprobs.tolist() == [[0, 0, -0.5, -0.25], [-1, -2, 0, 0]]
     assert micro.advantages.tolist() == [[2.0] * 4, [-1.0] * 4]
+    assert micro.completion.tolist() == [0, 1, 1]
 
 
 def test_the_order_is_the_same_every_time_and_ties_stay_as_they_came():
@@ -42,15 +45,34 @@ def test_the_order_is_the_same_every_time_and_ties_stay_as_they_came():
     assert order == [[0.0, 1.0], [2.0, 3.0], [4.0]]
 
 
-def test_a_batch_counts_every_loss_token_and_keeps_groups_in_order():
+def test_a_batch_keeps_groups_in_order_and_knows_their_signal():
     groups = [scripted_group([0.0, 1.0, 1.0]), scripted_group([1.0, 1.0, 1.0])]
     batch = build_batch(groups, torch.tensor([[-1.4, 0.7, 0.7], [0.0, 0.0, 0.0]]))
-    assert batch.loss_tokens == 6
     assert [round(row.advantage, 4) for row in batch.rows] == [-1.4, 0.7, 0.7, 0.0, 0.0, 0.0]
+    assert [row.has_signal for row in batch.rows] == [True] * 3 + [False] * 3
     assert batch.rows[2].token_ids.tolist() == [2]
+
+
+def test_truncated_completions_carry_no_loss_if_so_asked():
+    (group,) = [scripted_group([0.0, 1.0])]
+    cut, whole = group.rollouts
+    group = replace(group, rollouts=(replace(cut, completion=replace(cut.completion, finish_reason="length")), whole))
+    for asked, tokens in ((False, [1, 1]), (True, [0, 1])):
+        rows = build_batch([group], torch.tensor([[-1.0, 1.0]]), mask_truncated=asked).rows
+        assert [int(row.mask.sum()) for row in rows] == tokens
+
+
+def test_minibatches_are_dealt_in_turn_and_weighed_each_by_itself():
+    rows = random_rows([(2, n) for n in (1, 2, 3, 4, 5)], [1.0] * 5)
+    dealt = minibatches(rows, 2, "tokens", 10)
+    assert [[len(row.token_ids) for row in part] for part in dealt] == [[1, 3, 5], [2, 4]]
+    assert [{row.weight for row in part} for part in dealt] == [{1 / 9}, {1 / 6}]
+    (part,) = minibatches(rows[:2], 1, "sequences", 10)
+    assert [row.weight for row in part] == [1 / 2, 1 / 4]
+    assert [len(part) for part in minibatches(rows[:2], 5, "constant", 10)] == [1, 1]
     masked = random_rows([(2, 3)], [1.0])[0]
     without = Row(masked.prompt_ids, masked.token_ids, np.array([True, False, True]), masked.sampler_logprobs, 1.0)
-    assert Batch((masked, without)).loss_tokens == 5
+    assert minibatches([masked, without], 1, "tokens", 10)[0][0].weight == 1 / 5
 
 
 def test_the_default_budget_follows_the_vocabulary():
@@ -64,9 +86,9 @@ def test_token_logprobs_and_entropy_are_those_of_each_row_alone(family: str):
     model, rows = tiny(family), random_rows(LENGTHS, [1.0] * 6, masked=True)
     ordered = sorted(rows, key=len, reverse=True)
     for budget in (1, 30, 84):
-        found = [token_logprobs(model, micro, 0.8, entropy=True) for micro in micro_batches(rows, budget, CPU)]
+        found = [token_logprobs(model, micro, 0.8) for micro in micro_batches(rows, budget, CPU)]
         logprobs = torch.cat([result.logprobs.detach() for result in found])
-        entropies = torch.cat([result.entropy for result in found])
+        entropies = torch.cat([result.entropy() for result in found])
         expected: list[float] = []
         spread: list[float] = []
         for row in ordered:

@@ -6,10 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gruppo.algorithm.losses import ClipRange
 from gruppo.config.schema import OptimizerFields
+from gruppo.training.losses import LossSettings, UpdateStats
 from gruppo.training.optimizers import MasterWeights, adamw
 from gruppo.training.packing import Batch, Row
-from gruppo.training.policy import LocalPolicy, LossSettings, ReferencePolicy
+from gruppo.training.policy import LocalPolicy
+from gruppo.training.reference import ReferencePolicy
 from models import FAMILIES, Caught, distance, logprobs_of, random_rows, same_bits, tiny, weights
 
 LENGTHS = [(3, 4), (10, 2), (1, 9), (5, 5), (2, 1), (7, 7), (4, 8), (6, 3)]
@@ -18,7 +21,9 @@ BUDGETS = (1, 25, 60, 10_000)
 
 
 def settings(*, temperature: float = 0.9, beta: float = 0.0, updates_per_batch: int = 1) -> LossSettings:
-    return LossSettings(temperature, 0.2, 0.28, beta, updates_per_batch)
+    return LossSettings(
+        temperature=temperature, clip=ClipRange(0.2, 0.28), beta=beta, updates_per_batch=updates_per_batch
+    )
 
 
 def gradient(
@@ -26,10 +31,10 @@ def gradient(
 ) -> dict[str, Tensor]:
     """What `LocalPolicy` gives its optimizer; `shift` moves the reference away from the policy."""
     caught = Caught(MasterWeights(model))
-    policy = LocalPolicy(model, caught, loss, budget)
+    policy = LocalPolicy(model, caught, budget, reference=loss.beta > 0)
     if policy.reference is not None:
         policy.reference.load_state_dict({name: shifted(p, shift) for name, p in model.named_parameters()})
-    policy.update(Batch(tuple(rows)), 1.0)
+    policy.update(Batch(tuple(rows)), loss, 1.0)
     return caught.gradients
 
 
@@ -96,14 +101,22 @@ def test_the_normaliser_counts_groups_without_signal():
     assert distance(whole, {name: share * g for name, g in part.items()}) <= 1e-6
 
 
-def policy_of(model: nn.Module, loss: LossSettings, rate: float = 0.01, budget: int = 60) -> LocalPolicy:
-    return LocalPolicy(model, adamw(model, OptimizerFields(max_grad_norm=1e9), rate), loss, budget)
+class Held:
+    """A policy with one loss for all of its updates."""
+
+    def __init__(self, model: nn.Module, loss: LossSettings, rate: float = 0.01, budget: int = 60) -> None:
+        optimizers = adamw(model, OptimizerFields(max_grad_norm=1e9), rate)
+        self.policy = LocalPolicy(model, optimizers, budget, reference=loss.beta > 0)
+        self.loss = loss
+
+    def update(self, batch: Batch, lr_factor: float) -> UpdateStats:
+        return self.policy.update(batch, self.loss, lr_factor)
 
 
 def test_several_updates_on_a_batch_are_ppo_written_out():
     model, rows = tiny(), random_rows(LENGTHS, ADVANTAGES)
     plain = deepcopy(model)
-    stats = policy_of(model, settings(updates_per_batch=3)).update(Batch(tuple(rows)), 0.5)
+    stats = Held(model, settings(updates_per_batch=3)).update(Batch(tuple(rows)), 0.5)
     optimizer = torch.optim.AdamW(plain.parameters(), lr=0.005, weight_decay=0.0)
     with torch.no_grad():
         old = [logprobs_of(plain, row, 0.9) for row in rows]
@@ -130,11 +143,11 @@ def test_several_updates_on_a_batch_are_ppo_written_out():
 
 
 def test_one_update_starts_at_ratio_one():
-    stats = policy_of(tiny(), settings()).update(Batch(tuple(random_rows(LENGTHS, ADVANTAGES))), 1.0)
+    stats = Held(tiny(), settings()).update(Batch(tuple(random_rows(LENGTHS, ADVANTAGES))), 1.0)
     assert stats.policy_ratio_mean == 1.0
     assert stats.clipped_share == 0.0
     assert stats.kl_to_reference is None
-    assert stats.loss == pytest.approx(-sum(a * t for a, (_, t) in zip(ADVANTAGES, LENGTHS, strict=True)) / 31)
+    assert stats.loss == pytest.approx(-sum(a * t for a, (_, t) in zip(ADVANTAGES, LENGTHS, strict=True)) / 39)
     assert stats.grad_norm is not None
     assert stats.grad_norm > 0
 
@@ -142,13 +155,13 @@ def test_one_update_starts_at_ratio_one():
 @pytest.mark.parametrize("beta", [0.0, 0.5])
 def test_a_step_without_signal_leaves_everything_as_it_was(beta: float):
     model = tiny()
-    policy = policy_of(model, settings(beta=beta))
+    policy = Held(model, settings(beta=beta))
     policy.update(Batch(tuple(random_rows(LENGTHS, ADVANTAGES))), 1.0)  # Adam has momentum now
-    before, state = weights(model), deepcopy(policy.state_dict())
+    before, state = weights(model), deepcopy(policy.policy.state_dict())
     stats = policy.update(Batch(tuple(random_rows(LENGTHS, [0.0] * 8, seed=1))), 1.0)
     assert (stats.stepped, stats.loss, stats.grad_norm) == (False, None, None)
     assert same_bits(weights(model), before)
-    after = policy.state_dict()
+    after = policy.policy.state_dict()
     assert after["version"] == state["version"] == 1
     (old,), (new,) = state["optimizers"]["optimizers"], after["optimizers"]["optimizers"]
     for number, values in old["state"].items():
@@ -159,12 +172,12 @@ def test_a_step_without_signal_leaves_everything_as_it_was(beta: float):
 
 def test_a_gradient_that_is_not_finite_is_skipped():
     model = tiny()
-    policy = policy_of(model, settings())
+    policy = Held(model, settings())
     before = weights(model)
     stats = policy.update(Batch(tuple(random_rows([(3, 4)], [float("nan")]))), 1.0)
     assert not stats.stepped
     assert stats.grad_norm != stats.grad_norm
-    assert policy.version == 0
+    assert policy.policy.version == 0
     assert same_bits(weights(model), before)
     assert policy.update(Batch(tuple(random_rows([(3, 4)], [1.0]))), 1.0).stepped
     assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
@@ -190,7 +203,7 @@ def test_the_reference_is_swapped_in_and_out_to_the_bit():
 def test_kl_is_zero_at_the_first_step_and_pulls_back_later():
     batch = Batch(tuple(random_rows(LENGTHS, ADVANTAGES)))
     pulled, free = tiny(), tiny()
-    held, loose = policy_of(pulled, settings(beta=5.0)), policy_of(free, settings())
+    held, loose = Held(pulled, settings(beta=5.0)), Held(free, settings())
     first = held.update(batch, 1.0)
     assert first.kl_to_reference == 0.0
     loose.update(batch, 1.0)
@@ -214,12 +227,12 @@ def test_sampler_difference_is_the_largest_one():
     with torch.no_grad():
         exact = logprobs_of(model, row, 0.9).numpy()
     off = Row(row.prompt_ids, row.token_ids, row.mask, exact + np.array([0.25, -0.5], dtype=np.float32), 1.0)
-    stats = policy_of(model, settings()).update(Batch((off,)), 1.0)
+    stats = Held(model, settings()).update(Batch((off,)), 1.0)
     assert stats.sampler_logprob_difference_max == pytest.approx(0.5, abs=1e-5)
 
 
 def test_logprobs_of_rows_come_in_their_order():
     model, rows = tiny(), random_rows(LENGTHS, ADVANTAGES, masked=True)
-    for row, found in zip(rows, policy_of(model, settings()).logprobs(rows), strict=True):
+    for row, found in zip(rows, Held(model, settings()).policy.logprobs(rows, 0.9), strict=True):
         with torch.no_grad():
             torch.testing.assert_close(found, logprobs_of(model, row, 0.9)[torch.from_numpy(row.mask)])

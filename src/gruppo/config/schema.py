@@ -234,6 +234,12 @@ class Config(DataFields, OptimizerFields):
         return self.beta > 0 or any(span.beta is not None and max(span.beta) > 0 for span in self.curriculum)
 
     @property
+    def longest_completion(self) -> int:
+        """The largest max_completion_length of any step."""
+        spans = [round(max(span.max_completion_length)) for span in self.curriculum if span.max_completion_length]
+        return max([self.max_completion_length, *spans])
+
+    @property
     def optimizer_steps_per_batch(self) -> int:
         """Passes times minibatches: with more than one, old log-probs are taken and the clip range matters."""
         return self.updates_per_batch * self.minibatches

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from gruppo.config.schedules import lr_factor
-from gruppo.config.schema import Config, DataFields, EvalConfig, OptimizerFields, SFTConfig
+from gruppo.algorithm.losses import ClipRange
+from gruppo.config.schedules import Curriculum, lr_factor
+from gruppo.config.schema import Config, DataFields, EvalConfig, SFTConfig
 from gruppo.data.chat import ChatRenderer
 from gruppo.data.problems import load_demonstrations, load_problems
 from gruppo.data.readers import Purpose
@@ -25,13 +26,14 @@ from gruppo.rollout.draws import derive_seed
 from gruppo.rollout.engine import RolloutEngine
 from gruppo.rollout.local import LocalEngine
 from gruppo.training.checkpoint import Checkpoints
-from gruppo.training.controls import Controls
+from gruppo.training.controls import Controls, ControlSettings
+from gruppo.training.losses import LossSettings
 from gruppo.training.models import LoadedModel, add_lora, choose_device, load_model, merge_lora
 from gruppo.training.optimizers import OptimizerSet, adamw, muon
 from gruppo.training.packing import Row, default_token_budget
-from gruppo.training.policy import LocalPolicy, LossSettings
-from gruppo.training.sft import DemonstrationStream, SFTTrainer, demonstration_row, steps_of
-from gruppo.training.trainer import Trainer
+from gruppo.training.policy import LocalPolicy
+from gruppo.training.sft import Demonstrations, DemonstrationStream, SFTTrainer, demonstration_row, steps_of
+from gruppo.training.trainer import BatchSettings, Trainer
 from gruppo.types import Problem, ProgressObserver, SamplingParams
 
 RewardFunction = Callable[..., Any]
@@ -155,7 +157,7 @@ class Workbench:
     def look_ahead(self) -> None:
         """Raise now what the data or the rewards of a later stage would raise hours from here."""
         config = self.config
-        self._prompt_limit(config.max_completion_length)
+        self._prompt_limit(config.longest_completion)
         self.rubric.check(load_problems(config.data_paths, config, split="train").problems)
         if config.eval is not None:
             self.rubric.check(load_problems(config.eval.data, config.eval, split="test").problems)
@@ -165,21 +167,14 @@ class Workbench:
         config = self.config
         stream = ProblemStream(problems, derive_seed(config.seed, "stream"))
         optimizers = adamw(self.loaded.model, config, config.learning_rate)
-        loss = LossSettings(
-            temperature=config.temperature,
-            epsilon=config.epsilon,
-            epsilon_high=config.clip_high,
-            beta=config.beta,
-            updates_per_batch=config.updates_per_batch,
-        )
-        policy = LocalPolicy(self.loaded.model, optimizers, loss, self.token_budget)
-        controls = Controls(config.steps)
-        checkpoints = Checkpoints(
-            folder.path / "checkpoints",
-            {"policy": policy, "stream": stream, "controls": controls},
-            config.checkpoint_every,
-            config.keep_checkpoints,
-        )
+        policy = LocalPolicy(self.loaded.model, optimizers, self.token_budget, reference=config.wants_reference)
+        controls = Controls(config.steps, ControlSettings(config.target_kl, config.reference_refresh_every))
+        curriculum = Curriculum(config)
+        demonstrations = self._demonstrations_beside()
+        parts = {"policy": policy, "stream": stream, "controls": controls, "curriculum": curriculum}
+        if demonstrations is not None:
+            parts["demonstrations"] = demonstrations
+        checkpoints = Checkpoints(folder.path / "checkpoints", parts, config.checkpoint_every, config.keep_checkpoints)
         recorder = self._resumed_recorder(folder, checkpoints, stage="grpo")
         return Trainer(
             stream=stream,
@@ -187,13 +182,28 @@ class Workbench:
             policy=policy,
             recorder=recorder,
             controls=controls,
-            learning_rate=config.learning_rate,
-            lr_factor=_factor(config, config.steps),
-            prompts_per_step=config.prompts_per_step,
+            curriculum=curriculum,
+            loss=loss_settings(config),
             seed=config.seed,
+            settings=BatchSettings(
+                advantage_scale=config.advantage_scale,
+                advantage_clip=config.advantage_clip,
+                truncated=config.truncated,
+                max_sampling_factor=config.max_sampling_factor,
+                reference_decay=config.reference_decay,
+            ),
+            demonstrations=demonstrations,
             checkpoints=checkpoints,
             save_rollouts_every=config.save_rollouts_every,
         )
+
+    def _demonstrations_beside(self) -> Demonstrations | None:
+        """Demonstrations for the SFT term of GRPO, if the config has them."""
+        config = self.config
+        if not config.demonstrations:
+            return None
+        rows = self.demonstrations(SFTConfig(data=config.demonstrations))
+        return Demonstrations(rows, config.prompts_per_step, derive_seed(config.seed, "demonstrations"))
 
     def sft_trainer(self, folder: RunFolder, sft: SFTConfig, rows: Sequence[Row]) -> SFTTrainer:
         """The SFT stage, at its newest checkpoint if it has one."""
@@ -218,7 +228,7 @@ class Workbench:
             recorder=recorder,
             controls=controls,
             learning_rate=sft.learning_rate,
-            lr_factor=_factor(sft, steps),
+            lr_factor=partial(lr_factor, steps=steps, fields=sft),
             token_budget=self.token_budget,
             checkpoints=checkpoints,
         )
@@ -278,13 +288,23 @@ def sft_optimizers(model: torch.nn.Module, sft: SFTConfig) -> OptimizerSet:
     return adamw(model, sft, sft.learning_rate)
 
 
-def _factor(fields: OptimizerFields, steps: int) -> Callable[[int], float]:
-    return partial(
-        lr_factor,
-        steps=steps,
-        schedule=fields.lr_schedule,
-        warmup_ratio=fields.warmup_ratio,
-        min_lr_ratio=fields.min_lr_ratio,
+def loss_settings(config: Config) -> LossSettings:
+    """The loss that a config asks for, at the numbers of its top level."""
+    return LossSettings(
+        temperature=config.temperature,
+        loss=config.loss,
+        aggregation=config.loss_aggregation,
+        max_length=config.max_completion_length,
+        clip=ClipRange(config.epsilon, config.clip_high, config.dual_clip),
+        updates_per_batch=config.updates_per_batch,
+        minibatches=config.minibatches,
+        no_signal_groups=config.no_signal_groups,
+        sampler_correction=config.sampler_correction,
+        sampler_correction_max=config.sampler_correction_max,
+        beta=config.beta,
+        kl_estimator=config.kl_estimator,
+        kl_in=config.kl_in,
+        demonstrations_weight=config.demonstrations_weight,
     )
 
 

@@ -200,7 +200,7 @@ class _Pipeline:
         bench = self._workbench(str(self._sft_model) if self._has_sft else self._config.model)
         config = self._config
         held_out = self._held_out(bench)
-        problems = bench.problems(config.data_paths, config, "train", config.max_completion_length)
+        problems = bench.problems(config.data_paths, config, "train", config.longest_completion)
         self._tell_first_prompt(problems)
         self._tell_model(bench)
         if config.eval is not None and config.eval.before:

@@ -1,24 +1,46 @@
-"""What decides whether the loop goes on: the step count, a signal to stop, numbers that went wrong."""
+"""What decides how the loop goes on: the step count, a signal to stop, adaptive beta, refreshes of the reference,
+numbers that went wrong.
+"""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 from gruppo.errors import TrainingError
 
-MAX_SKIPPED_IN_A_ROW = 5
-"""Updates with a gradient that isn't finite, one after another, before the run is given up."""
+MAX_SKIPPED_IN_A_ROW = 3
+"""Steps whose loss or gradient isn't finite, one after another, before the run is given up."""
+
+RAISE, LOWER = 1.5, 0.9
+"""Factors of an adaptive beta: KL above the target, KL below half of it."""
+
+BETA_FACTOR_RANGE = (0.01, 100.0)
+"""How far an adaptive beta may move from the one that was set."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControlSettings:
+    """What the controls act on."""
+
+    target_kl: float | None = None
+    """Nats per token; None: beta stays as it is."""
+    refresh_every: int | None = None
+    """Steps between refreshes of the reference policy; None: never."""
 
 
 class Controls:
-    """The step counter of a stage, and its brakes."""
+    """The step counter of a stage, its brakes, and what follows from a step's numbers. Stateful."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, settings: ControlSettings | None = None) -> None:
         self.steps = steps
         self.step = 0
         self.stop_requested = False
+        self.beta_factor = 1.0
+        """What the scheduled beta is multiplied by."""
+        self._settings = settings or ControlSettings()
         self._skipped = 0
 
     @property
@@ -31,20 +53,38 @@ class Controls:
         """Whether all steps have been made."""
         return self.step >= self.steps
 
-    def advance(self, grad_norm: float | None) -> None:
-        """Count a step.
+    @property
+    def refresh_due(self) -> bool:
+        """Whether the reference policy is to be refreshed after the step just made; not after the last one."""
+        every = self._settings.refresh_every
+        return every is not None and self.step % every == 0 and 0 < self.step < self.steps
+
+    def advance(self, *, poisoned: bool) -> None:
+        """Count a step; `poisoned`: its loss or gradient was not finite, and no optimizer step was made.
 
         Raises:
-            TrainingError: the gradient was not finite for several steps in a row.
+            TrainingError: that was so for several steps in a row.
         """
         self.step += 1
-        poisoned = grad_norm is not None and not grad_norm < float("inf")
         self._skipped = self._skipped + 1 if poisoned else 0
         if self._skipped >= MAX_SKIPPED_IN_A_ROW:
             raise TrainingError(
-                f"step {self.step}: the gradient was not finite {self._skipped} times in a row, so the weights were "
-                "left as they are; lower learning_rate, or set precision: float32; the last checkpoint is intact"
+                f"step {self.step}: loss or gradient was not finite {self._skipped} times in a row, so the weights "
+                "were left as they are; lower learning_rate, or set precision: float32; the last checkpoint is intact"
             )
+
+    def adapt_beta(self, kl: float | None) -> bool:
+        """Move an adaptive beta by a step's KL: times 1.5 above the target, times 0.9 below half of it, bounded.
+
+        Returns:
+            Whether it moved.
+        """
+        target, before = self._settings.target_kl, self.beta_factor
+        if target is None or kl is None or kl != kl or target / 2 <= kl <= target:
+            return False
+        low, high = BETA_FACTOR_RANGE
+        self.beta_factor = min(high, max(low, before * (RAISE if kl > target else LOWER)))
+        return self.beta_factor != before
 
     @contextmanager
     def stopping_on_signals(self) -> Iterator[None]:
@@ -68,9 +108,9 @@ class Controls:
                 signal.signal(number, handler)
 
     def state_dict(self) -> dict[str, Any]:
-        """The step."""
-        return {"step": self.step}
+        """The step, the factor of beta, and how many steps in a row were skipped."""
+        return {"step": self.step, "beta_factor": self.beta_factor, "skipped": self._skipped}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a step."""
-        self.step = state["step"]
+        self.step, self.beta_factor, self._skipped = state["step"], state["beta_factor"], state["skipped"]

@@ -16,31 +16,38 @@ class TokenLogprobs:
     """Figures per loss token of a micro-batch, flat: [N]."""
 
     logprobs: Tensor
-    entropy: Tensor | None
-    """Nats, without gradient; None where it wasn't asked for."""
+    logits: Tensor
+    """[N, V] at the temperature in use."""
+    normaliser: Tensor
+    """[N], the log of the sum of exp(logits)."""
+
+    def entropy(self) -> Tensor:
+        """[N] nats, without gradient."""
+        return _entropy(self.logits.detach(), self.normaliser.detach())
 
 
-def token_logprobs(model: nn.Module, batch: MicroBatch, temperature: float, *, entropy: bool = False) -> TokenLogprobs:
+def token_logprobs(model: nn.Module, batch: MicroBatch, temperature: float) -> TokenLogprobs:
     """Log-probs of the targets that carry a loss.
 
     Args:
         model: a causal model of transformers, or one wrapped by peft.
         batch: B rows, padded on the right.
         temperature: logits are divided by it before the softmax.
-        entropy: also the entropy of the distribution at each token.
 
     Returns:
-        [N], N the True entries of `batch.mask`, row by row. Gradients flow through `logprobs` alone.
+        [N], N the True entries of `batch.mask`, row by row. Gradients flow through `logprobs` and `logits`.
     """
-    output = model(input_ids=batch.input_ids, logits_to_keep=batch.columns, use_cache=False)
-    logits = output.logits[:, -batch.columns : -1]
-    logits = logits[batch.mask].float()
-    if temperature != 1.0:
-        logits = logits / temperature
-    log_normaliser = torch.logsumexp(logits, dim=-1)
+    logits = token_logits(model, batch, temperature)
+    normaliser = torch.logsumexp(logits, dim=-1)
     chosen = logits.gather(1, batch.targets[batch.mask][:, None]).squeeze(1)
-    spread = _entropy(logits.detach(), log_normaliser.detach()) if entropy else None
-    return TokenLogprobs(chosen - log_normaliser, spread)
+    return TokenLogprobs(chosen - normaliser, logits, normaliser)
+
+
+def token_logits(model: nn.Module, batch: MicroBatch, temperature: float) -> Tensor:
+    """[N, V] logits at the temperature, in float32, from which each loss token was or could have been drawn."""
+    output = model(input_ids=batch.input_ids, logits_to_keep=batch.columns, use_cache=False)
+    logits = output.logits[:, -batch.columns : -1][batch.mask].float()
+    return logits / temperature if temperature != 1.0 else logits
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Optimizers: AdamW, Muon on the matrices of the layers, and float32 master weights under a bfloat16 model."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,16 +72,16 @@ class OptimizerSet:
     optimizers: list[tuple[Optimizer, float]] = field(default_factory=list[tuple[Optimizer, float]])
     max_grad_norm: float = 1.0
 
-    def step(self, factor: float) -> tuple[float, bool]:
+    def step(self, factor: float, *, loss: float = 0.0) -> tuple[float, bool]:
         """Clip, step at `factor` times the peak rates, publish, and clear the gradients.
 
         Returns:
-            The gradient norm before clipping, and whether a step was made: not with a norm that isn't finite, since
-            one NaN would poison the weights for good.
+            The gradient norm before clipping, and whether a step was made: not with a norm or a loss that isn't
+            finite, since one NaN would poison the weights for good.
         """
         parameters = [parameter for _, parameter in self.masters.named]
         norm = float(nn.utils.clip_grad_norm_(parameters, self.max_grad_norm))
-        finite = norm == norm and norm != float("inf")
+        finite = math.isfinite(norm) and math.isfinite(loss)
         if finite:
             for optimizer, peak in self.optimizers:
                 for group in optimizer.param_groups:

@@ -1,20 +1,21 @@
 """From groups to tensors: the batch of a step, cut into micro-batches by a token budget.
 
 Legend: B rows of a micro-batch, L its longest prompt and completion together, K columns that predict completion
-tokens, N loss tokens of the batch.
+tokens, N loss tokens of the micro-batch.
 
 Rows are padded on the right. Under causal attention no token sees the padding behind it, so no attention mask is
 needed, and which column is what is known from lengths, never from token ids.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gruppo.algorithm.losses import completion_weights
 from gruppo.types import Group
 
 
@@ -30,6 +31,10 @@ class Row:
     sampler_logprobs: NDArray[np.float32]
     """[T]."""
     advantage: float
+    has_signal: bool = True
+    """Whether the rewards of its group differ."""
+    weight: float = 0.0
+    """What each of its loss tokens weighs in the loss of an optimizer step."""
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.token_ids)
@@ -37,14 +42,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """All completions of a step."""
+    """All completions of a step, and the demonstrations of its SFT term."""
 
     rows: tuple[Row, ...]
-
-    @property
-    def loss_tokens(self) -> int:
-        """N, the normaliser of the token-level loss: every completion's tokens, with signal or without."""
-        return sum(int(row.mask.sum()) for row in self.rows)
+    demonstrations: tuple[Row, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,27 +64,59 @@ class MicroBatch:
     """[B, K - 1]; 0 where the mask is False."""
     advantages: Tensor
     """[B, K - 1]; each completion's advantage under all its tokens."""
+    weights: Tensor
+    """[B, K - 1]; what a token weighs in the loss, as the advantages."""
+
+    @property
+    def completion(self) -> Tensor:
+        """[N], which of the B rows a loss token belongs to."""
+        return self.mask.nonzero()[:, 0]
 
 
-def build_batch(groups: Sequence[Group], advantages: Tensor) -> Batch:
+def build_batch(groups: Sequence[Group], advantages: Tensor, *, mask_truncated: bool = False) -> Batch:
     """The batch of a step.
 
     Args:
         groups: P groups of G rollouts.
         advantages: [P, G].
+        mask_truncated: tokens of truncated completions carry no loss.
     """
-    rows = [
-        Row(
-            prompt_ids=group.problem.prompt_ids,
-            token_ids=rollout.completion.token_ids,
-            mask=rollout.completion.mask,
-            sampler_logprobs=rollout.completion.sampler_logprobs,
-            advantage=float(advantage),
-        )
-        for group, group_advantages in zip(groups, advantages.tolist(), strict=True)
-        for rollout, advantage in zip(group.rollouts, group_advantages, strict=True)
-    ]
+    rows: list[Row] = []
+    for group, of_group in zip(groups, advantages.tolist(), strict=True):
+        has_signal = any(advantage != 0.0 for advantage in of_group)
+        for rollout, advantage in zip(group.rollouts, of_group, strict=True):
+            completion = rollout.completion
+            masked = mask_truncated and completion.truncated
+            rows.append(
+                Row(
+                    prompt_ids=group.problem.prompt_ids,
+                    token_ids=completion.token_ids,
+                    mask=np.zeros_like(completion.mask) if masked else completion.mask,
+                    sampler_logprobs=completion.sampler_logprobs,
+                    advantage=advantage,
+                    has_signal=has_signal,
+                )
+            )
     return Batch(tuple(rows))
+
+
+def minibatches(rows: Sequence[Row], count: int, aggregation: str, max_length: int) -> list[list[Row]]:
+    """The rows dealt out in turn to so many optimizer steps, each row with its weight in the loss of its step.
+
+    Dealing in turn puts members of every group into every minibatch.
+
+    Args:
+        rows: those that count in the normaliser.
+        count: optimizer steps.
+        aggregation: tokens, sequences or constant, as in `completion_weights`.
+        max_length: the constant length.
+    """
+    return [_weighted(rows[start::count], aggregation, max_length) for start in range(min(count, len(rows)))]
+
+
+def _weighted(rows: Sequence[Row], aggregation: str, max_length: int) -> list[Row]:
+    weights = completion_weights([int(row.mask.sum()) for row in rows], aggregation, max_length)
+    return [replace(row, weight=weight) for row, weight in zip(rows, weights, strict=True)]
 
 
 def micro_batches(rows: Sequence[Row], token_budget: int, device: torch.device) -> Iterator[MicroBatch]:
@@ -113,7 +146,6 @@ def _pad(rows: Sequence[Row], device: torch.device) -> MicroBatch:
         input_ids[index, prompt : len(row)] = row.token_ids
         mask[index, prompt : len(row)] = row.mask
         sampler_logprobs[index, prompt : len(row)] = row.sampler_logprobs
-    advantages = np.array([row.advantage for row in rows], dtype=np.float32)[:, None]
     targets = slice(first + 1, None)
     tensor_mask = torch.from_numpy(mask[:, targets]).to(device)
     return MicroBatch(
@@ -122,8 +154,14 @@ def _pad(rows: Sequence[Row], device: torch.device) -> MicroBatch:
         targets=torch.from_numpy(input_ids[:, targets]).to(device),
         mask=tensor_mask,
         sampler_logprobs=torch.from_numpy(sampler_logprobs[:, targets]).to(device),
-        advantages=torch.from_numpy(advantages).to(device).expand(tensor_mask.shape),
+        advantages=_per_row([row.advantage for row in rows], tensor_mask),
+        weights=_per_row([row.weight for row in rows], tensor_mask),
     )
+
+
+def _per_row(values: Sequence[float], like: Tensor) -> Tensor:
+    """[B, K - 1], each row its value."""
+    return torch.tensor(values, dtype=torch.float32, device=like.device)[:, None].expand(like.shape)
 
 
 def default_token_budget(vocabulary: int) -> int:

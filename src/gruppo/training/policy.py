@@ -1,47 +1,18 @@
-"""The policy: the model that is trained, its update, and the reference policy that it is held to."""
+"""The policy: the model that is trained, and its update."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from gruppo.algorithm.kl import k3
-from gruppo.algorithm.losses import clipped_surrogate, is_clipped, token_sum
-from gruppo.training.logprobs import token_logprobs
+from gruppo.training.logprobs import token_logits, token_logprobs
+from gruppo.training.losses import LossSettings, Sums, UpdateStats, micro_batch_loss
 from gruppo.training.optimizers import OptimizerSet
-from gruppo.training.packing import Batch, MicroBatch, Row, micro_batches
+from gruppo.training.packing import Batch, MicroBatch, Row, micro_batches, minibatches
+from gruppo.training.reference import ReferencePolicy
 from gruppo.types import TensorStream
-
-
-@dataclass(frozen=True, slots=True)
-class LossSettings:
-    """The numbers of the loss."""
-
-    temperature: float
-    epsilon: float
-    epsilon_high: float
-    beta: float
-    updates_per_batch: int
-
-
-@dataclass(frozen=True, slots=True)
-class UpdateStats:
-    """What an update did; None where nothing was computed. Means are over loss tokens that took part.
-
-    With beta 0 the completions of groups without signal take no part: they can't move the weights.
-    """
-
-    stepped: bool
-    loss: float | None = None
-    kl_to_reference: float | None = None
-    policy_ratio_mean: float | None = None
-    clipped_share: float | None = None
-    entropy: float | None = None
-    grad_norm: float | None = None
-    sampler_logprob_difference_max: float | None = None
 
 
 class Policy(Protocol):
@@ -50,8 +21,16 @@ class Policy(Protocol):
     version: int
     """Batches that have moved the weights."""
 
-    def update(self, batch: Batch, lr_factor: float) -> UpdateStats:
+    def update(self, batch: Batch, loss: LossSettings, lr_factor: float) -> UpdateStats:
         """Move the weights by a step's batch."""
+        ...
+
+    def kl_to_reference(self, rows: Sequence[Row], loss: LossSettings) -> list[float]:
+        """The mean KL per token of each row's completion, in the rows' order."""
+        ...
+
+    def refresh_reference(self, decay: float) -> None:
+        """Move the reference policy to the policy."""
         ...
 
     def named_weights(self) -> TensorStream:
@@ -67,133 +46,133 @@ class Policy(Protocol):
         ...
 
 
-class ReferencePolicy:
-    """The trainable weights as they were at the start of GRPO, swapped in while reference log-probs are taken.
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A micro-batch with the log-probs that stay the same over several updates."""
 
-    Whatever is frozen is shared with the policy: a fresh LoRA adapter costs its own size (it then is the base
-    model, since an adapter starts at zero), an adapter that SFT has trained is kept as it came, full fine-tuning
-    keeps a second set of weights.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self._frozen = {name: p.detach().clone() for name, p in self._trainable.items()}
-
-    @contextmanager
-    def swapped_in(self) -> Iterator[None]:
-        """The model is the reference policy inside the block."""
-        self._swap()
-        try:
-            yield
-        finally:
-            self._swap()
-
-    def _swap(self) -> None:
-        for name, parameter in self._trainable.items():
-            parameter.data, self._frozen[name] = self._frozen[name], parameter.data
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The frozen weights."""
-        return dict(self._frozen)
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take frozen weights from a checkpoint."""
-        for name, tensor in state.items():
-            self._frozen[name].copy_(tensor)
-
-
-@dataclass
-class _Sums:
-    """Sums over loss tokens, gathered over micro-batches; read once at the end, so that a GPU is not waited for."""
-
-    tokens: int = 0
-    sums: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
-    difference: Tensor | None = None
-
-    def add(self, **values: Tensor) -> None:
-        for name, value in values.items():
-            total = value.detach().float().sum()
-            self.sums[name] = self.sums[name] + total if name in self.sums else total
-
-    def mean(self, name: str) -> float | None:
-        return float(self.sums[name]) / self.tokens if name in self.sums and self.tokens else None
+    micro: MicroBatch
+    old_logprobs: Tensor | None
+    """[N]; None: those of the forward pass itself."""
+    ref_logprobs: Tensor | None
 
 
 class LocalPolicy:
     """A policy in this process.
 
     Args:
-        model: in evaluation mode (no dropout), trainable parameters marked by requires_grad.
+        model: without dropout, trainable parameters marked by requires_grad.
         optimizers: over those parameters.
-        loss: the numbers of the loss.
         token_budget: tokens of a micro-batch, padding counted.
+        reference: keep a reference policy, for a KL penalty.
     """
 
-    def __init__(self, model: nn.Module, optimizers: OptimizerSet, loss: LossSettings, token_budget: int) -> None:
+    def __init__(
+        self, model: nn.Module, optimizers: OptimizerSet, token_budget: int, *, reference: bool = False
+    ) -> None:
         self.model = model
         self.version = 0
         self._optimizers = optimizers
-        self._loss = loss
         self._token_budget = token_budget
         self._device = next(model.parameters()).device
-        self.reference = ReferencePolicy(model) if loss.beta > 0 else None
+        self.reference = ReferencePolicy(model) if reference else None
 
-    def update(self, batch: Batch, lr_factor: float) -> UpdateStats:
-        """`updates_per_batch` optimizer steps on the batch; none at all if no group of it has a signal."""
-        if all(row.advantage == 0.0 for row in batch.rows):
+    def update(self, batch: Batch, loss: LossSettings, lr_factor: float) -> UpdateStats:
+        """`updates_per_batch` passes of `minibatches` optimizer steps each over the batch.
+
+        An optimizer step is left out where no completion of its minibatch has a signal (and there are no
+        demonstrations), and where its loss or gradient is not finite: the weights stay as they are, bit for bit.
+        """
+        counted = [row for row in batch.rows if row.has_signal or loss.no_signal_groups == "count"]
+        parts = minibatches(counted, loss.minibatches, loss.aggregation, loss.max_length)
+        shares = [batch.demonstrations[start :: len(parts)] for start in range(len(parts))]
+        steps = [(part, share) for part, share in zip(parts, shares, strict=True) if _moves(part) or share]
+        if not steps:
             return UpdateStats(stepped=False)
-        rows = [row for row in batch.rows if row.advantage != 0.0 or self._loss.beta > 0]
-        micros = list(micro_batches(rows, self._token_budget, self._device))
-        ref_logprobs = self._reference_logprobs(micros)
-        several = self._loss.updates_per_batch > 1
-        old_logprobs = self._logprobs(micros) if several else [None] * len(micros)
-        sums, norm, stepped = _Sums(), 0.0, False
-        for _ in range(self._loss.updates_per_batch):
-            sums = _Sums()
-            for micro, old, ref in zip(micros, old_logprobs, ref_logprobs, strict=True):
-                self._accumulate(micro, old, ref, batch.loss_tokens, sums)
-            norm, finite = self._optimizers.step(lr_factor)
-            stepped = stepped or finite
-        self.version += int(stepped)
-        return _stats(sums, norm, stepped)
+        prepared = [self._prepare(part, loss) for part, _ in steps]
+        sums, norms, made = Sums(), list[float](), 0
+        for _ in range(loss.updates_per_batch):
+            sums, norms = Sums(), []
+            for micros, (_, share) in zip(prepared, steps, strict=True):
+                total = self._accumulate(micros, loss, sums) + self._accumulate_demonstrations(share, loss, sums)
+                norm, stepped = self._optimizers.step(lr_factor, loss=total)
+                norms.append(norm)
+                made += stepped
+        self.version += int(made > 0)
+        skipped = loss.updates_per_batch * len(steps) - made
+        return sums.stats(stepped=made > 0, skipped=skipped, grad_norms=norms)
 
-    def _accumulate(
-        self, micro: MicroBatch, old: Tensor | None, ref: Tensor | None, normaliser: int, sums: _Sums
-    ) -> None:
-        """Forward, loss and backward of one micro-batch."""
-        settings = self._loss
-        result = token_logprobs(self.model, micro, settings.temperature, entropy=True)
-        logprobs, entropy = result.logprobs, result.entropy
-        assert entropy is not None
-        old = logprobs.detach() if old is None else old
-        advantages = micro.advantages[micro.mask]
-        per_token = clipped_surrogate(logprobs, old, advantages, settings.epsilon, settings.epsilon_high)
-        if ref is not None:
-            kl = k3(logprobs, ref)
-            per_token = per_token + settings.beta * kl
-            sums.add(kl=kl)
-        loss = token_sum(per_token, normaliser)
-        loss.backward()
-        ratio = torch.exp(logprobs.detach() - old)
-        difference = (old - micro.sampler_logprobs[micro.mask]).abs().max()
-        sums.difference = difference if sums.difference is None else torch.maximum(sums.difference, difference)
-        sums.tokens += len(logprobs)
-        clipped = is_clipped(ratio, advantages, settings.epsilon, settings.epsilon_high)
-        sums.add(loss=per_token, ratio=ratio, clipped=clipped, entropy=entropy)
+    def _prepare(self, rows: Sequence[Row], loss: LossSettings) -> list[_Prepared]:
+        """The micro-batches of an optimizer step, with old and reference log-probs where they are wanted."""
+        alive = [row for row in rows if row.mask.any() and (row.advantage != 0.0 or loss.penalty_in_loss)]
+        micros = list(micro_batches(alive, self._token_budget, self._device))
+        several = loss.updates_per_batch * loss.minibatches > 1
+        old = self._logprobs(micros, loss.temperature) if several else [None] * len(micros)
+        wanted = loss.penalty_in_loss and not loss.exact_kl
+        ref = self._reference_logprobs(micros, loss.temperature) if wanted else [None] * len(micros)
+        return [_Prepared(*each) for each in zip(micros, old, ref, strict=True)]
+
+    def _accumulate(self, micros: Sequence[_Prepared], loss: LossSettings, sums: Sums) -> float:
+        """Forward, loss and backward of every micro-batch of an optimizer step; gives the loss."""
+        total = torch.zeros((), device=self._device)
+        for each in micros:
+            ref_logits = self._reference_logits(each.micro, loss) if loss.exact_kl else None
+            result = token_logprobs(self.model, each.micro, loss.temperature)
+            value = micro_batch_loss(result, each.micro, loss, each.old_logprobs, each.ref_logprobs, ref_logits, sums)
+            value.backward()
+            total += value.detach()
+        return float(total)
+
+    def _accumulate_demonstrations(self, rows: Sequence[Row], loss: LossSettings, sums: Sums) -> float:
+        """The SFT term: its weight times the mean negative log-likelihood of the demonstrations' tokens."""
+        tokens = sum(int(row.mask.sum()) for row in rows)
+        total = torch.zeros((), device=self._device)
+        for micro in micro_batches(rows, self._token_budget, self._device):
+            value = -token_logprobs(self.model, micro, temperature=1.0).logprobs.sum() / tokens
+            (loss.demonstrations_weight * value).backward()
+            total += value.detach()
+        if rows:
+            sums.demonstrations.append(float(total))
+        return loss.demonstrations_weight * float(total)
 
     @torch.no_grad()
-    def _logprobs(self, micros: Sequence[MicroBatch]) -> list[Tensor]:
-        return [token_logprobs(self.model, micro, self._loss.temperature).logprobs for micro in micros]
+    def _logprobs(self, micros: Sequence[MicroBatch], temperature: float) -> list[Tensor]:
+        return [token_logprobs(self.model, micro, temperature).logprobs for micro in micros]
 
-    def _reference_logprobs(self, micros: Sequence[MicroBatch]) -> list[Tensor] | list[None]:
+    def _reference_logprobs(self, micros: Sequence[MicroBatch], temperature: float) -> list[Tensor]:
+        with self._held_to().swapped_in():
+            return self._logprobs(micros, temperature)
+
+    @torch.no_grad()
+    def _reference_logits(self, micro: MicroBatch, loss: LossSettings) -> Tensor:
+        with self._held_to().swapped_in():
+            return token_logits(self.model, micro, loss.temperature)
+
+    def _held_to(self) -> ReferencePolicy:
         if self.reference is None:
-            return [None] * len(micros)
-        with self.reference.swapped_in():
-            return self._logprobs(micros)
+            raise ValueError("a KL penalty wants LocalPolicy(..., reference=True)")
+        return self.reference
 
-    def logprobs(self, rows: Sequence[Row]) -> list[Tensor]:
+    def kl_to_reference(self, rows: Sequence[Row], loss: LossSettings) -> list[float]:
+        """The mean KL per token of each row's completion, in the rows' order; 0 for one without loss tokens."""
+        found = [0.0] * len(rows)
+        numbered = [(number, row) for number, row in enumerate(rows) if row.mask.any()]
+        numbered.sort(key=lambda pair: len(pair[1]), reverse=True)  # as micro_batches orders them, ties as they came
+        micros = list(micro_batches([row for _, row in numbered], self._token_budget, self._device))
+        policy, reference = self._logprobs(micros, loss.temperature), self._reference_logprobs(micros, loss.temperature)
+        place = 0
+        for micro, logprobs, ref in zip(micros, policy, reference, strict=True):
+            for row, kl in enumerate(torch.split(loss.kl(logprobs, ref), micro.mask.sum(dim=1).tolist())):
+                found[numbered[place + row][0]] = float(kl.mean())
+            place += len(micro.mask)
+        return found
+
+    def refresh_reference(self, decay: float) -> None:
+        """Move the reference policy to the policy: decay x reference + (1 - decay) x policy."""
+        self._held_to().refresh(decay)
+
+    def logprobs(self, rows: Sequence[Row], temperature: float) -> list[Tensor]:
         """The policy's log-probs of each row's loss tokens, in the rows' order: for parity checks."""
-        return [self._logprobs(list(micro_batches([row], 1, self._device)))[0] for row in rows]
+        return [self._logprobs(list(micro_batches([row], 1, self._device)), temperature)[0] for row in rows]
 
     def named_weights(self) -> TensorStream:
         """Trainable and frozen parameters by name."""
@@ -214,14 +193,6 @@ class LocalPolicy:
             self.reference.load_state_dict(state["reference"])
 
 
-def _stats(sums: _Sums, norm: float, stepped: bool) -> UpdateStats:
-    return UpdateStats(
-        stepped=stepped,
-        loss=sums.mean("loss"),
-        kl_to_reference=sums.mean("kl"),
-        policy_ratio_mean=sums.mean("ratio"),
-        clipped_share=sums.mean("clipped"),
-        entropy=sums.mean("entropy"),
-        grad_norm=norm,
-        sampler_logprob_difference_max=None if sums.difference is None else float(sums.difference),
-    )
+def _moves(rows: Sequence[Row]) -> bool:
+    """Whether any completion has an advantage and tokens to put it on."""
+    return any(row.advantage != 0.0 and row.mask.any() for row in rows)

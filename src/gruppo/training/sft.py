@@ -77,6 +77,26 @@ class DemonstrationStream:
         self._position = state["position"]
 
 
+class Demonstrations:
+    """Demonstrations for the SFT term of a GRPO step, epoch after epoch. Stateful."""
+
+    def __init__(self, rows: Sequence[Row], per_step: int, seed: int) -> None:
+        self._rows = rows
+        self._stream = DemonstrationStream(len(rows), per_step, seed, shuffle=True)
+
+    def take(self) -> tuple[Row, ...]:
+        """The next step's."""
+        return tuple(self._rows[index] for index in self._stream.take())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream is."""
+        return self._stream.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._stream.load_state_dict(state)
+
+
 @dataclass
 class SFTTrainer:
     """The parts of an SFT stage, put together."""
@@ -109,8 +129,8 @@ class SFTTrainer:
                 completion_tokens = sum(int(row.mask.sum()) for row in rows)
                 tokens = sum(map(len, rows))
                 factor = self.lr_factor(step)
-                norm, stepped = self.optimizers.step(factor)
-                self.controls.advance(norm)
+                norm, stepped = self.optimizers.step(factor, loss=loss)
+                self.controls.advance(poisoned=not stepped)
                 self.recorder.record(
                     step + 1,
                     {

@@ -1,29 +1,45 @@
 """GRPO: the loop on one screen.
 
 How this differs from the paper (DeepSeekMath, https://arxiv.org/abs/2402.03300, algorithm 1):
-1. The reference policy is the weights at the start of GRPO for the whole run.
+1. The reference policy is the weights at the start of GRPO for the whole run, unless refreshes are asked for.
 2. A step whose groups all have equal rewards makes no optimizer step: Adam's momentum alone would move the weights.
 3. The learning rate follows a schedule over all steps of the stage.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gruppo.algorithm.advantages import group_advantages
+from gruppo.config.schedules import Curriculum, StepNumbers
 from gruppo.data.stream import ProblemStream
 from gruppo.monitor.recorder import Recorder
 from gruppo.rollout.collect import Collected, Collector
 from gruppo.rollout.draws import derive_seed
 from gruppo.training.checkpoint import Checkpoints
 from gruppo.training.controls import Controls
-from gruppo.training.packing import build_batch
-from gruppo.training.policy import Policy, UpdateStats
+from gruppo.training.losses import LossSettings, UpdateStats
+from gruppo.training.packing import Batch, build_batch
+from gruppo.training.policy import Policy
+from gruppo.training.sft import Demonstrations
 from gruppo.training.weight_sync import publish
+from gruppo.types import Group
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSettings:
+    """How scored groups become a batch; the words are those of the options."""
+
+    advantage_scale: str = "std"
+    advantage_clip: float | None = None
+    truncated: str = "score"
+    max_sampling_factor: float = 1.0
+    reference_decay: float = 0.0
 
 
 @dataclass
@@ -38,10 +54,12 @@ class Trainer:
     policy: Policy
     recorder: Recorder
     controls: Controls
-    learning_rate: float
-    lr_factor: Callable[[int], float]
-    prompts_per_step: int
+    curriculum: Curriculum
+    loss: LossSettings
+    """The temperature, the clip range and beta are overruled by those of the step in hand (`curriculum`)."""
     seed: int
+    settings: BatchSettings = field(default_factory=BatchSettings)
+    demonstrations: Demonstrations | None = None
     checkpoints: Checkpoints | None = None
     save_rollouts_every: int = 1
 
@@ -54,40 +72,86 @@ class Trainer:
         publish(self.policy, self.collector.engine)
         with self.controls.stopping_on_signals():
             while not self.controls.done:
-                start, step = time.perf_counter(), self.controls.step
-                with self._nothing_lost():
-                    problems = self.stream.take(self.prompts_per_step)
-                    collected = self.collector.collect(problems, derive_seed(self.seed, "rollout", step))
-                advantages = group_advantages(torch.tensor(np.stack([group.rewards for group in collected.groups])))
-                batch = build_batch(collected.groups, advantages)
-                began_update = time.perf_counter()
-                update = self.policy.update(batch, self.lr_factor(step))
+                clock = _Clock()
+                numbers = self.curriculum.at(self.controls.step)
+                loss = self._loss_of(numbers)
+                collected = self._collect(numbers)
+                clock.began_update()
+                advantages, penalties = self._advantages(collected.groups, loss)
+                update = self.policy.update(self._batch(collected.groups, advantages), loss, numbers.lr_factor)
                 version = publish(self.policy, self.collector.engine)
-                self.controls.advance(update.grad_norm)
-                seconds = Seconds(update=time.perf_counter() - began_update, step=time.perf_counter() - start)
-                self._record(collected, advantages, update, version, seconds)
+                self._count(update)
+                kl = update.kl_to_reference if penalties is None else float(penalties.mean())
+                self._record(collected, advantages, replace(update, kl_to_reference=kl), numbers, loss, version, clock)
+                self._follow_up(collected.groups, kl)
                 if self.checkpoints is not None:
                     self.checkpoints.save_if_due(self.controls.step, last=self.controls.done)
 
-    @contextmanager
-    def _nothing_lost(self) -> Iterator[None]:
-        """Where collecting fails (a reward breaks its contract), save the steps made so far, to go on before it."""
-        before = self.stream.state_dict()
-        try:
-            yield
-        except Exception:
-            self.stream.load_state_dict(before)
-            if self.checkpoints is not None and self.controls.step > 0:
-                self.checkpoints.save(self.controls.step)
-            raise
+    def _loss_of(self, numbers: StepNumbers) -> LossSettings:
+        """The loss with the numbers of a step."""
+        return replace(
+            self.loss,
+            temperature=numbers.temperature,
+            clip=replace(self.loss.clip, low=numbers.epsilon, high=numbers.epsilon_high),
+            beta=numbers.beta * self.controls.beta_factor,
+        )
+
+    def _collect(self, numbers: StepNumbers) -> Collected:
+        """Sample and score the step's groups; the sampling is the step's."""
+        sampling = replace(
+            self.collector.sampling,
+            temperature=numbers.temperature,
+            max_completion_length=numbers.max_completion_length,
+        )
+        collector = replace(self.collector, sampling=sampling, group_size=numbers.group_size)
+        with self._nothing_lost():
+            problems = self.stream.take(numbers.prompts_per_step)
+            return collector.collect(problems, derive_seed(self.seed, "rollout", self.controls.step))
+
+    def _advantages(self, groups: Sequence[Group], loss: LossSettings) -> tuple[Tensor, Tensor | None]:
+        """[P, G] advantages; and the KL of each completion, where it is subtracted from the reward."""
+        rewards = torch.tensor(np.stack([group.rewards for group in groups]))
+        penalties = None
+        if loss.beta > 0 and loss.kl_in == "reward":
+            rows = build_batch(groups, torch.zeros_like(rewards)).rows
+            penalties = rewards.new_tensor(self.policy.kl_to_reference(rows, loss)).reshape(rewards.shape)
+            rewards = rewards - loss.beta * penalties
+        scale, clip = self.settings.advantage_scale, self.settings.advantage_clip
+        return group_advantages(rewards, scale, clip=clip), penalties
+
+    def _batch(self, groups: Sequence[Group], advantages: Tensor) -> Batch:
+        batch = build_batch(groups, advantages, mask_truncated=self.settings.truncated == "mask")
+        return batch if self.demonstrations is None else replace(batch, demonstrations=self.demonstrations.take())
+
+    def _count(self, update: UpdateStats) -> None:
+        """Count the step. Numbers that stay not finite end the run, with the last good weights in a checkpoint."""
+        with self._nothing_lost():
+            self.controls.advance(poisoned=update.skipped_optimizer_steps > 0 and not update.stepped)
+
+    def _follow_up(self, groups: Sequence[Group], kl: float | None) -> None:
+        """What a step's numbers lead to: beta, the reference policy, the curriculum. Each is an event."""
+        step, controls = self.controls.step, self.controls
+        if controls.adapt_beta(kl):
+            text = f"KL {kl:.3g} nats per token: the beta that was set is times {controls.beta_factor:.3g} from here"
+            self.recorder.event("beta", step, text)
+        if controls.refresh_due:
+            self.policy.refresh_reference(self.settings.reference_decay)
+            text = f"the reference policy keeps {self.settings.reference_decay:g} of what it was"
+            self.recorder.event("reference_refreshed", step, text)
+        passed = float(np.mean([[rollout.score.passed for rollout in group.rollouts] for group in groups]))
+        left = self.curriculum.observe(step - 1, passed)
+        if left is not None:
+            self.recorder.event("span_left", step, f"span {left} left early: its pass rate reached promote_at")
 
     def _record(
         self,
         collected: Collected,
-        advantages: torch.Tensor,
+        advantages: Tensor,
         update: UpdateStats,
+        numbers: StepNumbers,
+        loss: LossSettings,
         version: int,
-        seconds: "Seconds",
+        clock: "_Clock",
     ) -> None:
         """Metrics, rollouts and findings of a step."""
         step = self.controls.step
@@ -98,13 +162,16 @@ class Trainer:
             {
                 **stats,
                 "advantage_variance": float(advantages.double().var(correction=0)),
-                "learning_rate": self.learning_rate * self.lr_factor(step - 1),
+                "learning_rate": numbers.learning_rate,
+                "temperature": loss.temperature,
+                "beta": loss.beta,
+                "span": numbers.span,
                 "policy_version": version,
                 "epoch": self.stream.epoch,
                 "seconds_rollout": collected.seconds_rollout,
                 "seconds_reward": collected.seconds_reward,
-                "seconds_update": seconds.update,
-                "seconds_step": seconds.step,
+                "seconds_update": clock.update_seconds,
+                "seconds_step": clock.seconds,
             },
             collected.groups,
         )
@@ -112,10 +179,32 @@ class Trainer:
             self.recorder.record_rollouts(step, collected.groups, advantages.tolist())
         self.recorder.report(self.recorder.diagnose(metrics))
 
+    @contextmanager
+    def _nothing_lost(self) -> Iterator[None]:
+        """Where a step fails (a reward breaks its contract), save the steps made so far, to go on before it."""
+        before = self.stream.state_dict()
+        try:
+            yield
+        except Exception:
+            self.stream.load_state_dict(before)
+            if self.checkpoints is not None and self.controls.step > 0:
+                self.checkpoints.save(self.controls.step)
+            raise
 
-@dataclass(frozen=True, slots=True)
-class Seconds:
-    """Wall-clock seconds of a step's update, and of the whole step."""
 
-    update: float
-    step: float
+class _Clock:
+    """Wall-clock seconds of a step so far, and of its update."""
+
+    def __init__(self) -> None:
+        self._start = self._update = time.perf_counter()
+
+    def began_update(self) -> None:
+        self._update = time.perf_counter()
+
+    @property
+    def update_seconds(self) -> float:
+        return time.perf_counter() - self._update
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._start
