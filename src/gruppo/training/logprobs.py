@@ -44,9 +44,10 @@ def token_logprobs(model: nn.Module, batch: MicroBatch, temperature: float) -> T
 
 
 def token_logits(model: nn.Module, batch: MicroBatch, temperature: float) -> Tensor:
-    """[N, V] logits at the temperature, in float32, from which each loss token was or could have been drawn."""
+    """[N, V] logits at the temperature, in float32 at least, that each loss token was drawn from."""
     output = model(input_ids=batch.input_ids, logits_to_keep=batch.columns, use_cache=False)
-    logits = output.logits[:, -batch.columns : -1][batch.mask].float()
+    logits = output.logits[:, -batch.columns : -1][batch.mask]
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return logits / temperature if temperature != 1.0 else logits
 
 

@@ -19,7 +19,7 @@ class MasterWeights:
 
     The optimizer steps on the copies. Gradients are added up in float32 as they come, micro-batch by micro-batch,
     and the model's own are dropped at once; after a step the copies are rounded into the model. Parameters that are
-    float32 already are their own masters.
+    float32 (or float64) already are their own masters.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -28,7 +28,7 @@ class MasterWeights:
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue
-            if parameter.dtype == torch.float32:
+            if torch.finfo(parameter.dtype).bits >= 32:
                 self.named.append((name, parameter))
                 continue
             master = nn.Parameter(parameter.detach().float())
