@@ -61,6 +61,12 @@ def test_another_rank_is_refused(trained: tuple[LoadedModel, Path]) -> None:
         add_lora(again, 8, 16.0, ("all-linear",), seed=0)
 
 
+def test_another_scale_is_refused(trained: tuple[LoadedModel, Path]) -> None:
+    again = load_model(str(trained[1] / "adapter"), "float32", CPU)
+    with pytest.raises(ModelError, match="rslora: true, the adapter in the model's folder has false"):
+        add_lora(again, 4, 8.0, ("all-linear",), seed=0, rslora=True)
+
+
 def test_merged_and_reloaded_are_the_same_function(trained: tuple[LoadedModel, Path]) -> None:
     loaded, out = trained
     merged = merge_lora(load_model(str(out / "adapter"), "float32", CPU))

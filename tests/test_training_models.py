@@ -88,6 +88,38 @@ def test_lora_is_seeded_and_leaves_the_random_state_alone(tiny_model: Path):
     assert first.trainable_parameters == 2 * 4 * (32 + 32)
 
 
+@pytest.mark.parametrize(("rslora", "scale"), [(False, 2.0), (True, 8.0)])
+def test_the_scale_of_lora_is_alpha_over_the_rank_or_its_root(
+    tiny_model: Path, tmp_path: Path, rslora: bool, scale: float
+):
+    base = families(tiny_model, tied=True)
+    before = weights(base.model)["model.layers.1.mlp.up_proj.weight"]
+    loaded = add_lora(deepcopy(base), 16, 32.0, ("up_proj",), seed=1, rslora=rslora)
+    adapter = loaded.model.get_submodule("base_model.model.model.layers.1.mlp.up_proj")
+    assert adapter.scaling == {"default": scale}
+    assert isinstance(adapter.lora_dropout["default"], torch.nn.Identity)
+    first, second = adapter.lora_A["default"].weight, adapter.lora_B["default"].weight
+    assert (first.shape, second.shape) == ((16, 32), (48, 16))
+    assert not second.any()
+    with torch.no_grad():
+        second.normal_(generator=torch.Generator().manual_seed(0))
+        update = scale * second @ first
+    save_model(loaded, tmp_path / "model")
+    merged = load_model(str(tmp_path / "model"), "float32", CPU)
+    torch.testing.assert_close(weights(merged.model)["model.layers.1.mlp.up_proj.weight"], before + update)
+    torch.testing.assert_close(logits(merged.model), logits(loaded.model), atol=2e-5, rtol=0)
+
+
+def test_adapters_are_float32_over_a_bfloat16_base(tiny_model: Path):
+    """They are their own master weights then; it is peft that makes them so."""
+    base = families(tiny_model, tied=True)
+    base.model.to(torch.bfloat16)
+    loaded = add_lora(base, 4, 8.0, ("all-linear",), seed=1)
+    kinds = {("lora_" in name, p.requires_grad, p.dtype) for name, p in loaded.model.named_parameters()}
+    assert kinds == {(True, True, torch.float32), (False, False, torch.bfloat16)}
+    assert len(adamw(loaded.model, OptimizerFields(), 0.01).masters.named) == 28
+
+
 def test_the_reference_of_a_fresh_adapter_is_the_base(tiny_model: Path):
     base = families(tiny_model, tied=False)
     start, before = logits(base.model), weights(base.model)

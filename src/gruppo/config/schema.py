@@ -171,7 +171,7 @@ class Config(DataFields, OptimizerFields):
     lora_targets: Strings = ("all-linear",)
     """Modules that get an adapter, by name; all-linear: every linear layer but the head."""
     quantize: Literal["none", "4bit"] = "none"
-    """4bit: the frozen base under LoRA in 4 bits (QLoRA)."""
+    """4bit: the frozen base under LoRA in 4 bits (QLoRA). Needs the extra [quant]."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     micro_batch_tokens: int | None = Field(default=None, ge=1)
@@ -261,4 +261,6 @@ class Config(DataFields, OptimizerFields):
             raise ValueError(f"success: '{self.success}' is none of the rewards {names}")
         if self.prompt_template is not None and "{prompt}" not in self.prompt_template:
             raise ValueError("prompt_template: must contain {prompt}")
+        if self.quantize != "none" and self.lora_rank == 0:
+            raise ValueError(f"quantize: {self.quantize} freezes the base, got lora_rank 0; say lora_rank, such as 16")
         return self

@@ -29,9 +29,11 @@ from gruppo.training.checkpoint import Checkpoints
 from gruppo.training.controls import Controls, ControlSettings
 from gruppo.training.losses import LossSettings
 from gruppo.training.models import LoadedModel, add_lora, choose_device, load_model, merge_lora
-from gruppo.training.optimizers import OptimizerSet, adamw, muon
+from gruppo.training.optimizers import build_optimizers
 from gruppo.training.packing import Row, default_token_budget
 from gruppo.training.policy import LocalPolicy
+from gruppo.training.quantization import import_bitsandbytes
+from gruppo.training.recompute import recompute_activations
 from gruppo.training.sft import Demonstrations, DemonstrationStream, SFTTrainer, demonstration_row, steps_of
 from gruppo.training.trainer import BatchSettings, Trainer
 from gruppo.types import Problem, ProgressObserver, SamplingParams
@@ -60,15 +62,22 @@ class Workbench:
         """The model, with LoRA around it if the config says so."""
         if self.config.threads is not None:
             torch.set_num_threads(self.config.threads)
-        loaded = load_model(self.model_name, self.config.precision, self.device)
-        if self.config.lora_rank == 0:
-            return merge_lora(loaded)
+        four_bit = self.config.quantize == "4bit"
+        loaded = load_model(self.model_name, self.config.precision, self.device, four_bit=four_bit)
+        loaded = merge_lora(loaded) if self.config.lora_rank == 0 else self._adapted(loaded)
+        if self.config.gradient_checkpointing:
+            recompute_activations(loaded.model)
+        return loaded
+
+    def _adapted(self, loaded: LoadedModel) -> LoadedModel:
+        config = self.config
         return add_lora(
             loaded,
-            self.config.lora_rank,
-            self.config.lora_scale_alpha,
-            self.config.lora_targets,
-            derive_seed(self.config.seed, "lora"),
+            config.lora_rank,
+            config.lora_scale_alpha,
+            config.lora_targets,
+            derive_seed(config.seed, "lora"),
+            rslora=config.rslora,
         )
 
     @cached_property
@@ -166,7 +175,7 @@ class Workbench:
         """The GRPO stage, at its newest checkpoint if it has one."""
         config = self.config
         stream = ProblemStream(problems, derive_seed(config.seed, "stream"))
-        optimizers = adamw(self.loaded.model, config, config.learning_rate)
+        optimizers = build_optimizers(self.loaded.model, config, config.learning_rate)
         policy = LocalPolicy(self.loaded.model, optimizers, self.token_budget, reference=config.wants_reference)
         controls = Controls(config.steps, ControlSettings(config.target_kl, config.reference_refresh_every))
         curriculum = Curriculum(config)
@@ -208,7 +217,7 @@ class Workbench:
     def sft_trainer(self, folder: RunFolder, sft: SFTConfig, rows: Sequence[Row]) -> SFTTrainer:
         """The SFT stage, at its newest checkpoint if it has one."""
         model = self.loaded.model
-        optimizers = sft_optimizers(model, sft)
+        optimizers = build_optimizers(model, sft, sft.learning_rate)
         steps = sft.steps or steps_of(len(rows), sft.batch_size, sft.epochs)
         stream = DemonstrationStream(len(rows), sft.batch_size, derive_seed(self.config.seed, "sft"), sft.shuffle)
         controls = Controls(steps)
@@ -281,11 +290,17 @@ class Workbench:
         return Recorder(folder, self.observer, mirrors, stage=stage, precision=self.config.precision)
 
 
-def sft_optimizers(model: torch.nn.Module, sft: SFTConfig) -> OptimizerSet:
-    """The optimizers that the SFT stage asks for."""
-    if sft.optimizer == "muon":
-        return muon(model, sft, sft.learning_rate, sft.muon_learning_rate)
-    return adamw(model, sft, sft.learning_rate)
+def check_packages(config: Config) -> None:
+    """Refuse, before anything is loaded, what needs a package that isn't installed.
+
+    Raises:
+        ConfigError: with the command that installs it.
+    """
+    if config.quantize != "none":
+        import_bitsandbytes(f"quantize: {config.quantize}")
+    for prefix, stage in (("", config), ("sft.", config.sft)):
+        if stage is not None and stage.optimizer == "adamw_8bit":
+            import_bitsandbytes(f"{prefix}optimizer: adamw_8bit")
 
 
 def loss_settings(config: Config) -> LossSettings:

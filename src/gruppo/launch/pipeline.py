@@ -18,7 +18,7 @@ from gruppo.errors import ConfigError, RunFolderError
 from gruppo.evaluation.evaluate import Evaluation, Label, compare
 from gruppo.evaluation.explain import learnt
 from gruppo.evaluation.statistics import Estimate
-from gruppo.launch.build import RewardFunction, Workbench, is_model_folder
+from gruppo.launch.build import RewardFunction, Workbench, check_packages, is_model_folder
 from gruppo.monitor.progress import SilentProgress, make_progress
 from gruppo.monitor.report import write_report
 from gruppo.monitor.run_folder import RunFolder
@@ -27,6 +27,8 @@ from gruppo.training.models import describe, save_model
 from gruppo.types import Problem, ProgressObserver
 
 ALL_STAGES = ("sft", "grpo", "eval")
+PLAIN = {"lora_rank": 0, "quantize": "none", "gradient_checkpointing": False}
+"""A finished model, to be evaluated alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ def run(
             return run(config, rewards=rewards, observer=progress, stages=stages, label=label)
     functions = _named(rewards)
     config = _with_functions(config, functions)
+    check_packages(config)
     with RunFolder.open(config.output_dir, config.model_dump(mode="json")) as folder:
         result = _Pipeline(config, functions, observer, folder, stages, label).run()
     write_report(result.folder)  # after the lock is given back, or the page would say that the run goes on
@@ -197,7 +200,7 @@ class _Pipeline:
         """Evaluation before, GRPO, evaluation after; True once all of it is done."""
         if self._folder.is_done("grpo"):
             return self._evaluate_after(None)
-        bench = self._workbench(str(self._sft_model) if self._has_sft else self._config.model)
+        bench = self._workbench(self._start_of_grpo)
         config = self._config
         held_out = self._held_out(bench)
         problems = bench.problems(config.data_paths, config, "train", config.longest_completion)
@@ -222,7 +225,7 @@ class _Pipeline:
         if self._config.eval is None or "eval" not in self._stages or self._folder.is_done("eval"):
             return True
         if bench is None:
-            plain = self._config.model_copy(update={"lora_rank": 0})
+            plain = self._config.model_copy(update=PLAIN)
             bench = Workbench(plain, str(self._folder.model_path), self._functions, self._observer)
         self._evaluate(bench, held_out or self._held_out(bench), "after")
         self._folder.mark_done("eval")
@@ -271,6 +274,18 @@ class _Pipeline:
         return self._config.sft is not None and is_model_folder(self._sft_model)
 
     @property
+    def _start_of_grpo(self) -> str:
+        """The model that GRPO starts from.
+
+        After SFT over a 4-bit base that is SFT's adapter: the merged model, rounded to 4 bits anew, would lose a part
+        of what SFT has learnt.
+        """
+        if not self._has_sft:
+            return self._config.model
+        adapter = self._sft_model.with_name("adapter")
+        return str(adapter if self._config.quantize != "none" else self._sft_model)
+
+    @property
     def _sft_model(self) -> Path:
         """Where SFT leaves its model: the run's own if it is the last stage."""
         return self._folder.path / ("sft/model" if "grpo" in self._stages else "model")
@@ -284,7 +299,9 @@ class _Pipeline:
                 f"output_dir: {self._folder.path} has done SFT, but its model is gone ({self._sft_model}); "
                 "put it back, or choose another folder with --out"
             )
-        self._folder.model_path.rename(self._sft_model)
+        for name in ("adapter", self._folder.model_path.name):  # the model last: it says that all is there
+            if (self._folder.path / name).exists():
+                (self._folder.path / name).rename(self._sft_model.with_name(name))
 
     def _stopped(self, stage: str, step: int, steps: int) -> bool:
         self._observer.note(f"{stage}: stopped after step {step} of {steps}; the same command goes on from here")
@@ -321,7 +338,7 @@ def evaluate(
         observer: who is told of progress; None: nobody.
     """
     functions = _named(rewards)
-    plain = _with_functions(config, functions).model_copy(update={"lora_rank": 0})
+    plain = _with_functions(config, functions).model_copy(update=PLAIN)
     bench = Workbench(plain, config.model, functions, observer or SilentProgress())
     room = settings.max_completion_length or config.max_completion_length
     problems = bench.problems(settings.data, settings, "test", room)

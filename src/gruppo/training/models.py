@@ -1,5 +1,6 @@
 """Models: loading a folder or hub name with its tokenizer, LoRA around it, saving what transformers loads."""
 
+import copy
 import json
 import re
 import shutil
@@ -12,12 +13,14 @@ import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HFValidationError, RepositoryNotFoundError
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from gruppo.errors import ConfigError, ModelError, nearest
+from gruppo.training.quantization import dequantized, four_bit_layers, four_bit_settings, keep_differentiable, size_of
 
 transformers_logging.disable_progress_bar()  # its bars for loading weights would break into ours
 
@@ -66,13 +69,14 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def load_model(name: str, precision: str, device: torch.device) -> LoadedModel:
+def load_model(name: str, precision: str, device: torch.device, *, four_bit: bool = False) -> LoadedModel:
     """A causal language model and its tokenizer.
 
     Args:
         name: a folder (a model, or a LoRA adapter that names its base) or a hub name.
         precision: float32 or bfloat16.
         device: where to.
+        four_bit: the weights of the layers' linear maps in 4 bits, to train an adapter over.
 
     Raises:
         ModelError: no such folder, no causal model in it, no tokenizer, or a tokenizer of another vocabulary.
@@ -81,12 +85,12 @@ def load_model(name: str, precision: str, device: torch.device) -> LoadedModel:
     adapter = _adapter_base(name)
     tokenizer = load_tokenizer(name if adapter is None or _has_tokenizer(Path(name)) else adapter)
     try:
-        model = AutoModelForCausalLM.from_pretrained(adapter or name, dtype=DTYPES[precision])
+        model = _load_base(adapter or name, DTYPES[precision], device, four_bit)
         if adapter is not None:
             model = PeftModel.from_pretrained(model, name, is_trainable=True)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelError(f"model: '{name}' can't be loaded as a causal language model: {_first_line(error)}") from error
-    model.to(device).eval()  # pyright: ignore[reportArgumentType]
+    model.eval()
     vocabulary = int(model.get_input_embeddings().weight.shape[0])  # pyright: ignore
     if len(tokenizer) > vocabulary:
         raise ModelError(
@@ -102,6 +106,17 @@ def load_model(name: str, precision: str, device: torch.device) -> LoadedModel:
         context_length=getattr(text_config, "max_position_embeddings", None),
         vocabulary=vocabulary,
     )
+
+
+def _load_base(name: str, dtype: torch.dtype, device: torch.device, four_bit: bool) -> PreTrainedModel:
+    if not four_bit:
+        return AutoModelForCausalLM.from_pretrained(name, dtype=dtype).to(device)  # pyright: ignore[reportArgumentType]
+    settings = four_bit_settings(dtype)
+    model = AutoModelForCausalLM.from_pretrained(
+        name, dtype=dtype, quantization_config=settings, device_map={"": device}
+    )
+    keep_differentiable(model)
+    return model
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -172,24 +187,33 @@ def _check_hub(name: str) -> None:
         ) from error
 
 
-def add_lora(loaded: LoadedModel, rank: int, alpha: float, targets: Sequence[str], seed: int) -> LoadedModel:
+def add_lora(
+    loaded: LoadedModel, rank: int, alpha: float, targets: Sequence[str], seed: int, *, rslora: bool = False
+) -> LoadedModel:
     """The model with fresh LoRA adapters (https://arxiv.org/abs/2106.09685); only they are trainable.
 
     A model that came with an adapter keeps training that one.
 
+    Args:
+        loaded: the model; its base may be in 4 bits.
+        rank: of the adapters.
+        alpha: an adapter is added times alpha / rank.
+        targets: names of modules, or all-linear.
+        seed: of the adapters' first factors; the second ones are zero.
+        rslora: times alpha / sqrt(rank) instead (https://arxiv.org/abs/2312.03732).
+
     Raises:
-        ModelError: a target that the model doesn't have.
+        ModelError: a target that the model doesn't have; an adapter of another rank or scale.
     """
     if isinstance(loaded.model, PeftModel):
-        own = loaded.model.active_peft_config
-        if isinstance(own, LoraConfig) and own.r != rank:
-            raise ModelError(f"lora_rank: {rank}, the adapter in the model's folder has {own.r}; say that")
+        _check_own_adapter(loaded.model, rank, rslora)
         return loaded
     settings = LoraConfig(
         r=rank,
         lora_alpha=alpha,  # pyright: ignore[reportArgumentType]  peft takes any number here
         target_modules="all-linear" if tuple(targets) == ("all-linear",) else list(targets),
         lora_dropout=0.0,
+        use_rslora=rslora,
         task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng():
@@ -197,7 +221,9 @@ def add_lora(loaded: LoadedModel, rank: int, alpha: float, targets: Sequence[str
         try:
             model = get_peft_model(loaded.model, settings)  # pyright: ignore[reportArgumentType]
         except ValueError as error:
-            linear = {path.rpartition(".")[2] for path, part in loaded.model.named_modules() if type(part) is nn.Linear}
+            linear = {
+                path.rpartition(".")[2] for path, part in loaded.model.named_modules() if isinstance(part, nn.Linear)
+            }
             near = nearest(targets[0], sorted(linear)) if targets else ""
             raise ModelError(
                 f"lora_targets: {list(targets)} can't be adapted; the model's linear layers are "
@@ -205,6 +231,20 @@ def add_lora(loaded: LoadedModel, rank: int, alpha: float, targets: Sequence[str
             ) from error
     model.eval()
     return replace(loaded, model=model)  # pyright: ignore[reportArgumentType]
+
+
+def _check_own_adapter(model: PeftModel, rank: int, rslora: bool) -> None:
+    """The adapter that a model came with is the one that the config asks for."""
+    own = model.active_peft_config
+    if not isinstance(own, LoraConfig):
+        return
+    if own.r != rank:
+        raise ModelError(f"lora_rank: {rank}, the adapter in the model's folder has {own.r}; say that")
+    if own.use_rslora != rslora:
+        has = str(own.use_rslora).lower()
+        raise ModelError(f"rslora: {str(rslora).lower()}, the adapter in the model's folder has {has}; say that")
+    if own.use_dora and four_bit_layers(model):
+        raise ModelError("quantize: 4bit can't merge the adapter in the model's folder, which is DoRA; say none")
 
 
 def merge_lora(loaded: LoadedModel) -> LoadedModel:
@@ -217,7 +257,8 @@ def merge_lora(loaded: LoadedModel) -> LoadedModel:
 def save_model(loaded: LoadedModel, folder: Path) -> None:
     """Write the model and its tokenizer as a folder that transformers loads, aside and renamed.
 
-    LoRA adapters are merged in, and also kept by themselves in `adapter/` beside the folder.
+    LoRA adapters are merged in, and also kept by themselves in `adapter/` beside the folder. A base in 4 bits is
+    written in the model's precision as what the adapter was trained over: the dequantized weights.
     """
     aside = folder.with_name(f"{folder.name}.writing")
     shutil.rmtree(aside, ignore_errors=True)
@@ -225,7 +266,10 @@ def save_model(loaded: LoadedModel, folder: Path) -> None:
     model = loaded.model
     if isinstance(model, PeftModel):
         model.save_pretrained(str(folder.with_name("adapter")))
-        _save_merged(model, aside)
+        if four_bit_layers(model):
+            _save_dequantized(model, aside)
+        else:
+            _save_merged(model, aside)
     else:
         model.save_pretrained(aside)
     loaded.tokenizer.save_pretrained(aside)
@@ -242,6 +286,43 @@ def _save_merged(model: PeftModel, folder: Path) -> None:
     }
     base.save_pretrained(folder, state_dict=_without_tied(base, weights))  # pyright: ignore[reportCallIssue]
     model.unmerge_adapter()
+
+
+def _save_dequantized(model: PeftModel, folder: Path) -> None:
+    """Save a 4-bit base with the adapters added as a plain model; the model at hand is only read.
+
+    peft's own merging would round the sum to 4 bits again.
+    """
+    base = model.get_base_model()
+    assert isinstance(base, PreTrainedModel)
+    settings = copy.deepcopy(base.config)
+    del settings.quantization_config  # pyright: ignore[reportAttributeAccessIssue]
+    with torch.device("meta"):
+        plain = type(base)(settings)
+    plain.load_state_dict(_merged_weights(base), assign=True)
+    plain.tie_weights()
+    plain.generation_config = base.generation_config
+    plain.save_pretrained(folder)
+
+
+@torch.no_grad()
+def _merged_weights(base: nn.Module) -> dict[str, Tensor]:
+    """Weights of a 4-bit base under their plain names: dequantized, the adapters added in float32, on the CPU."""
+    layers = four_bit_layers(base)
+    weights = {
+        name.replace(".base_layer.", "."): tensor.cpu()
+        for name, tensor in base.state_dict().items()
+        if ".lora_" not in name and name.partition(".weight")[0] not in layers
+    }
+    for name, layer in layers.items():
+        weights[f"{name.removesuffix('.base_layer')}.weight"] = dequantized(layer).cpu()
+    for name, part in base.named_modules():
+        if isinstance(part, LoraLayer):
+            weight = weights[f"{name}.weight"]
+            for adapter in part.active_adapters:
+                weight = weight.float() + part.get_delta_weight(adapter).float().cpu()  # pyright: ignore
+            weights[f"{name}.weight"] = weight.to(weights[f"{name}.weight"].dtype)
+    return weights
 
 
 def _without_tied(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -261,7 +342,7 @@ def _first_line(error: Exception) -> str:
 
 def describe(loaded: LoadedModel, device: torch.device) -> dict[str, Any]:
     """Facts about a loaded model, for environment.json and the first lines of a run."""
-    parameters = sum(p.numel() for p in loaded.model.parameters())
+    parameters = sum(map(size_of, loaded.model.parameters()))
     return {
         "parameters": parameters,
         "trainable_parameters": loaded.trainable_parameters,

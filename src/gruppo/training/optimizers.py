@@ -1,4 +1,4 @@
-"""Optimizers: AdamW, Muon on the matrices of the layers, and float32 master weights under a bfloat16 model."""
+"""Optimizers: AdamW, AdamW with 8-bit moments, Muon on the matrices of the layers; float32 masters under bfloat16."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
 from gruppo.config.schema import OptimizerFields
+from gruppo.training.quantization import import_bitsandbytes
 
-AdamSettings = OptimizerFields
+ADAM_EPSILON = 1e-8
+"""Added to the root of the second moment; said, since libraries may change their defaults."""
 
 
 class MasterWeights:
@@ -110,14 +112,51 @@ class OptimizerSet:
             optimizer.load_state_dict(saved)
 
 
-def adamw(model: nn.Module, settings: AdamSettings, learning_rate: float) -> OptimizerSet:
+def build_optimizers(model: nn.Module, fields: OptimizerFields, learning_rate: float) -> OptimizerSet:
+    """The optimizers that a stage asks for, over the trainable parameters of the model.
+
+    Args:
+        model: trainable parameters marked by requires_grad.
+        fields: the stage's own.
+        learning_rate: its peak rate; Muon has its own in `fields`.
+
+    Raises:
+        ConfigError: adamw_8bit without the package that it needs.
+    """
+    match fields.optimizer:
+        case "adamw":
+            return adamw(model, fields, learning_rate)
+        case "adamw_8bit":
+            return adamw_8bit(model, fields, learning_rate)
+        case "muon":
+            return muon(model, fields, learning_rate)
+
+
+def adamw(model: nn.Module, fields: OptimizerFields, learning_rate: float) -> OptimizerSet:
     """AdamW on every trainable parameter (https://arxiv.org/abs/1711.05101); vectors are not decayed."""
     masters = MasterWeights(model)
-    optimizer = _adamw([parameter for _, parameter in masters.named], settings, learning_rate)
-    return OptimizerSet(masters, [(optimizer, learning_rate)], settings.max_grad_norm)
+    optimizer = _adamw([parameter for _, parameter in masters.named], fields, learning_rate)
+    return OptimizerSet(masters, [(optimizer, learning_rate)], fields.max_grad_norm)
 
 
-def muon(model: nn.Module, settings: AdamSettings, learning_rate: float, muon_learning_rate: float) -> OptimizerSet:
+def adamw_8bit(model: nn.Module, fields: OptimizerFields, learning_rate: float) -> OptimizerSet:
+    """AdamW whose moments are kept in 8 bits (https://arxiv.org/abs/2110.02861), through bitsandbytes.
+
+    Each block of 256 values of a moment has a scale of its own, so a moment takes 1.016 bytes a weight in place of 4.
+    Tensors below 4,096 values keep float32 moments. Master weights stay as they are with AdamW.
+
+    Raises:
+        ConfigError: bitsandbytes isn't installed.
+    """
+    bitsandbytes = import_bitsandbytes("optimizer: adamw_8bit")
+    masters = MasterWeights(model)
+    groups = _groups([parameter for _, parameter in masters.named], fields)
+    betas = (fields.adam_beta1, fields.adam_beta2)
+    optimizer = bitsandbytes.optim.AdamW8bit(groups, lr=learning_rate, betas=betas, eps=ADAM_EPSILON)
+    return OptimizerSet(masters, [(optimizer, learning_rate)], fields.max_grad_norm)
+
+
+def muon(model: nn.Module, fields: OptimizerFields, learning_rate: float) -> OptimizerSet:
     """torch's Muon on the matrices of the layers, AdamW on embeddings, head and vectors.
 
     Muon: https://kellerjordan.github.io/posts/muon/, its update scaled to AdamW's RMS as in
@@ -127,29 +166,28 @@ def muon(model: nn.Module, settings: AdamSettings, learning_rate: float, muon_le
     outer = set(_embedding_names(model))
     matrices = [parameter for name, parameter in masters.named if parameter.dim() == 2 and name not in outer]
     rest = [parameter for name, parameter in masters.named if parameter.dim() != 2 or name in outer]
-    optimizers: list[tuple[Optimizer, float]] = [
-        (
-            Muon(
-                matrices,
-                lr=muon_learning_rate,
-                weight_decay=settings.weight_decay,
-                adjust_lr_fn="match_rms_adamw",
-            ),
-            muon_learning_rate,
-        )
-    ]
+    peak = fields.muon_learning_rate
+    optimizers: list[tuple[Optimizer, float]] = []
+    if matrices:
+        layers = Muon(matrices, lr=peak, weight_decay=fields.weight_decay, adjust_lr_fn="match_rms_adamw")
+        optimizers.append((layers, peak))
     if rest:
-        optimizers.append((_adamw(rest, settings, learning_rate), learning_rate))
-    return OptimizerSet(masters, optimizers, settings.max_grad_norm)
+        optimizers.append((_adamw(rest, fields, learning_rate), learning_rate))
+    return OptimizerSet(masters, optimizers, fields.max_grad_norm)
 
 
-def _adamw(parameters: list[nn.Parameter], settings: AdamSettings, learning_rate: float) -> AdamW:
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": settings.weight_decay},
+def _adamw(parameters: list[nn.Parameter], fields: OptimizerFields, learning_rate: float) -> AdamW:
+    betas = (fields.adam_beta1, fields.adam_beta2)
+    return AdamW(_groups(parameters, fields), lr=learning_rate, betas=betas, eps=ADAM_EPSILON)
+
+
+def _groups(parameters: list[nn.Parameter], fields: OptimizerFields) -> list[dict[str, Any]]:
+    """Matrices, which are decayed, and vectors, which are not; without the group that is empty."""
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": fields.weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
-    betas = (settings.adam_beta1, settings.adam_beta2)
-    return AdamW([group for group in groups if group["params"]], lr=learning_rate, betas=betas)
+    return [group for group in groups if group["params"]]
 
 
 def _embedding_names(model: nn.Module) -> Iterator[str]:
