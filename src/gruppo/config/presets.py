@@ -28,13 +28,13 @@ class Preset:
     """The paper's address; for a task, whose practice it is."""
     values: Mapping[str, Any]
     reasons: Mapping[str, str] = field(default_factory=dict[str, str])
-    """By option; an option without one has the source alone."""
+    """By option; an option without one is as the source has it."""
     ranges: Mapping[str, Range] = field(default_factory=dict[str, Range])
     """Recommended ranges, by option."""
 
     def why(self, option: str) -> str:
-        """The reason of a value and its source."""
-        return "; ".join(filter(None, (self.reasons.get(option, ""), self.source)))
+        """The reason of a value."""
+        return self.reasons.get(option, "as in the paper" if self.kind == "paper" else self.source)
 
 
 _ONE_RANGE = "ratios up to {} count in full; none is below 0, so the low side never clips"
