@@ -210,10 +210,9 @@ def _warmups(config: "Config") -> Iterator[Conflict]:
 # ---- what has no effect, or another than meant
 
 
-def _preset_wants(config: "Config", name: str) -> bool:
-    """Whether a preset's recommended range holds the value."""
-    ranges = [PRESETS[preset].ranges.get(name) for preset in config.preset]
-    return any(found is not None and found.holds(getattr(config, name)) for found in ranges)
+def _has_task_range(config: "Config", name: str) -> bool:
+    """Whether a preset recommends a range of its own, which advice.py then speaks of."""
+    return any(name in PRESETS[preset].ranges for preset in config.preset)
 
 
 def _once(config: "Config") -> bool:
@@ -246,7 +245,7 @@ WARNINGS: tuple[Check, ...] = (
             own(c, "epsilon")
             and c.epsilon > 1
             and c.loss in ("clip", "gspo")
-            and not (_once(c) or _preset_wants(c, "epsilon"))
+            and not (_once(c) or _has_task_range(c, "epsilon"))
         ),
         "above 1 the low side never clips, for no ratio is below 0; 0.2 is PPO's, 10 DeepSeek-R1's",
     ),

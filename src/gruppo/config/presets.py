@@ -142,8 +142,8 @@ _PAPERS = (
         {"loss": "cispo", "epsilon": 10.0, "epsilon_high": 5.0},
         {
             "loss": "the clipped ratio is a weight, so that no token loses its gradient",
-            "epsilon": "the paper sets the low side so large that it never clips, and gives no number; any above 1 "
-            "does the same",
+            "epsilon": "the paper sets the low side so large that it never clips, and gives no number; any of 1 "
+            "or more does the same",
             "epsilon_high": "the paper tunes it and gives no number; 5 is what other implementations took up",
         },
     ),
@@ -172,11 +172,11 @@ def _task(name: str, values: tuple[float, float, int, float, float, int], low_hi
     names = ("epsilon", "beta", "group_size", "temperature", "learning_rate", "max_completion_length")
     epsilon, beta = values[:2]
     if low_high is None:
-        source = "common practice, careful"
+        source = "a rule of the trade, careful; not measured here"
         reasons = {"epsilon": "PPO's clip range", "beta": f"{beta:g} holds the policy near its start"}
         ranges: dict[str, Range] = {}
     else:
-        source = "common practice with verifiable rewards"
+        source = "a rule of the trade where rewards are verifiable; not measured here"
         reasons = {
             "epsilon": _ONE_RANGE.format(f"{1 + epsilon:g}"),
             "beta": "a light penalty, since the reward can be trusted",
