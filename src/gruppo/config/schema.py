@@ -7,8 +7,10 @@ There are no batch sizes to divide: prompts per step and group size are said, ev
 
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from gruppo.config.checks import conflicts
+from gruppo.config.complaints import Conflicts
 from gruppo.config.fields import (
     DataFields,
     LRSchedule,
@@ -20,6 +22,7 @@ from gruppo.config.fields import (
     Text,
     as_tuple,
 )
+from gruppo.config.presets import canonical, filled, unknown
 from gruppo.config.sections import DataSource, EvalConfig, RewardConfig, SFTConfig, Sources, Span
 
 __all__ = [
@@ -171,7 +174,7 @@ class Config(DataFields, OptimizerFields):
     lora_targets: Strings = ("all-linear",)
     """Modules that get an adapter, by name; all-linear: every linear layer but the head."""
     quantize: Literal["none", "4bit"] = "none"
-    """4bit: the frozen base under LoRA in 4 bits (QLoRA). Needs the extra [quant]."""
+    """4bit: the frozen base under LoRA in 4 bits (QLoRA). Needs the extra `quant`."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     micro_batch_tokens: int | None = Field(default=None, ge=1)
@@ -189,7 +192,8 @@ class Config(DataFields, OptimizerFields):
     """Mirror the scalar metrics to a tracker."""
 
     preset: Strings = ()
-    """Presets by paper, task or both (deepseek-r1, dapo, math, code): defaults under what the file says."""
+    """Presets by paper and task (docs/presets.md), such as deepseek-r1, dapo, math, code: they fill what the file and
+    the flags leave unset, the last named over those before it."""
     curriculum: tuple[Span, ...] = ()
     """Spans of steps with problems and numbers of their own."""
 
@@ -244,23 +248,27 @@ class Config(DataFields, OptimizerFields):
         """Passes times minibatches: with more than one, old log-probs are taken and the clip range matters."""
         return self.updates_per_batch * self.minibatches
 
+    @field_validator("preset")
+    @classmethod
+    def _known_presets(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if canonical(name) is None:
+                raise ValueError(unknown(name))
+        return tuple(canonical(name) or name for name in names)
+
     @model_validator(mode="before")
     @classmethod
-    def _refresh_on(cls, value: Any) -> Any:
-        given = cast(dict[str, Any], value) if isinstance(value, dict) else {}
+    def _at_the_door(cls, value: Any) -> Any:
+        """The presets' values under those given, and what stands for a number."""
+        if not isinstance(value, dict):
+            return value
+        given = filled(cast(dict[str, Any], value))
         if given.get("reference_refresh_every") is True:
-            return {**given, "reference_refresh_every": DEFAULT_REFRESH}
-        return value  # pyright: ignore[reportUnknownVariableType]
+            given["reference_refresh_every"] = DEFAULT_REFRESH
+        return given
 
     @model_validator(mode="after")
-    def _names_fit(self) -> "Config":
-        names = [reward.name for reward in self.rewards]
-        if len(set(names)) < len(names):
-            raise ValueError(f"rewards: each reward may stand once, got {names}")
-        if self.success is not None and self.success not in names:
-            raise ValueError(f"success: '{self.success}' is none of the rewards {names}")
-        if self.prompt_template is not None and "{prompt}" not in self.prompt_template:
-            raise ValueError("prompt_template: must contain {prompt}")
-        if self.quantize != "none" and self.lora_rank == 0:
-            raise ValueError(f"quantize: {self.quantize} freezes the base, got lora_rank 0; say lora_rank, such as 16")
+    def _fields_fit(self) -> "Config":
+        if found := conflicts(self):
+            raise Conflicts(found)
         return self
