@@ -210,6 +210,18 @@ def test_spans(spans: list[dict[str, Any]], lines: list[str]) -> None:
     assert [line for line in refused(curriculum=spans, **more) if not line.startswith("minibatches")] == lines
 
 
+def test_a_span_that_is_no_ramp() -> None:
+    wrong = {"steps": "1-9", "beta": True, "epsilon_high": [1, 2, 3], "temperature": "3e-1"}
+    assert refused(curriculum=wrong) == [
+        "curriculum.0.epsilon_high: got [1, 2, 3], wanted a number, or [from, to]",
+        "curriculum.0.beta: got True, wanted a number, or [from, to]",
+    ]
+    (line,) = refused(curriculum={"steps": "1-9", "epsilon_high": 0})
+    assert line == "curriculum.0.epsilon_high: got 0, wanted a number above 0"
+    config, _ = load_config(None, {"model": "m", "data": "d", "curriculum": {"steps": 7, "temperature": "3e-1"}})
+    assert (config.curriculum[0].steps, config.curriculum[0].temperature) == ("7-7", (0.3, 0.3))
+
+
 def test_a_span_counts_in_what_several_fields_need() -> None:
     (line,) = refused(minibatches=16, curriculum=[{"steps": "1-9", "prompts_per_step": [2, 32], "group_size": 4}])
     assert line.startswith("minibatches: got 16, more than the completions of a step")

@@ -194,7 +194,7 @@ class Config(DataFields, OptimizerFields):
     preset: Strings = ()
     """Presets by paper and task (docs/presets.md), such as deepseek-r1, dapo, math, code: they fill what the file and
     the flags leave unset, the last named over those before it."""
-    curriculum: tuple[Span, ...] = ()
+    curriculum: Annotated[tuple[Span, ...], BeforeValidator(as_tuple)] = ()
     """Spans of steps with problems and numbers of their own."""
 
     sft: SFTConfig | None = None
