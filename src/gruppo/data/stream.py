@@ -19,7 +19,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -149,7 +149,7 @@ class ProblemStream:
         self._drawn = int(state["drawn"])
         self._rates.load_state_dict(state["pass_rates"])
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Of what decides the order and what is asked, in the problems' order; 16 hexadecimal digits.
 
