@@ -177,7 +177,7 @@ def test_a_data_set_that_no_reward_is_for_is_refused_before_the_run() -> None:
     rubric.check([of("talk", None)])
     with pytest.raises(RewardError, match=r"rewards: none is for the data set 'else' \(else:1\); name it under `data`"):
         rubric.check([of("sums"), of("else")])
-    with pytest.raises(RewardError, match="'right' .* needs the answer, and none of the 1 problems has one"):
+    with pytest.raises(RewardError, match=r"'right' .* needs the answer, and none of the 1 problems has one"):
         rubric.check([of("sums", None), of("talk")])
 
 
