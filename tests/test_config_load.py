@@ -218,3 +218,40 @@ def test_the_command_line_is_named_where_there_is_no_file() -> None:
         "(name:config/split), or a list of them)\n"
         "  learning_rate: got -3, wanted a number above 0"
     )
+
+
+# ---- data: weights, difficulties, rewards of some data sets
+
+
+def test_data_sets_with_and_without_weights(tmp_path: Path) -> None:
+    config, _ = load(tmp_path, "model: m\ndata: [a.jsonl, {path: b.jsonl, weight: 2}]\n")
+    assert [(source.path, source.weight) for source in config.sources] == [("a.jsonl", 1.0), ("b.jsonl", 2.0)]
+    assert config.data_paths == ("a.jsonl", "b.jsonl")
+
+
+def test_pool_weights_are_three_numbers(tmp_path: Path) -> None:
+    assert load(tmp_path, BASE, pool_weights=["0", "1", "2.5"])[0].pool_weights == (0.0, 1.0, 2.5)
+    assert complaint(tmp_path, BASE + "pool_weights: [1, 0, 1]\n")[1] == (
+        "  pool_weights.1: got 0, wanted a number above 0"
+    )
+    assert "pool_weights.0: got -1, wanted 0 or more" in complaint(tmp_path, BASE + "pool_weights: [-1, 1, 1]\n")[1]
+
+
+def test_difficulties_out_of_order_are_refused_in_spans_too(tmp_path: Path) -> None:
+    text = "min_difficulty: 3\ncurriculum:\n- {steps: 1-9, max_difficulty: 4}\n- {steps: 10-, max_difficulty: 5}\n"
+    config, _ = load(tmp_path, BASE + text)
+    assert config.difficulty_bounds == [(3, None), (3, 4), (3, 5)]
+    assert complaint(tmp_path, BASE + text.replace("5}", "2}"))[1] == (
+        "  curriculum.1.min_difficulty: 3 is above max_difficulty, 2, so that no problem fits"
+    )
+    assert "  min_difficulty: 3 is above max_difficulty, 1" in complaint(tmp_path, BASE + text, max_difficulty=1)[1]
+
+
+def test_a_reward_is_for_data_sets_that_there_are(tmp_path: Path) -> None:
+    text = "model: m\ndata: [sums.jsonl, {path: talk.jsonl, weight: 2}]\neval: {data: held.jsonl}\n"
+    config, _ = load(tmp_path, text + "rewards: [{name: math, data: [talk.jsonl, held.jsonl]}]\n")
+    assert config.rewards[0].data == ("talk.jsonl", "held.jsonl")
+    assert complaint(tmp_path, text + "rewards: [{name: math, data: sum.jsonl}]\n")[1] == (
+        "  rewards: 'math' is for 'sum.jsonl', which is none of the data sets of data and eval.data, "
+        "['sums.jsonl', 'talk.jsonl', 'held.jsonl']. Did you mean 'sums.jsonl'?"
+    )

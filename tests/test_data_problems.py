@@ -100,7 +100,7 @@ def test_missing_answers_and_repeats_are_counted(tmp_path: Path) -> None:
     assert [problem.answer for problem in found.problems] == ["7", None, None]
     assert found.notes[1:] == (
         "2 of 3 problems have no answer (the first: f.jsonl:2)",
-        "1 of 3 problems repeat the question of another",
+        "1 of 3 problems repeat the question of another (such as f.jsonl:1 and f.jsonl:2); they are kept",
     )
     assert len(load_problems([str(tmp_path / "f.jsonl")], DataFields(max_problems=2))) == 2
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,57 @@ def test_the_weighted_sum_the_pass_and_the_parts() -> None:
     assert not just_below.score(PROBLEM, ["x"], [False])[0].passed
 
 
+def of(source: str, answer: str | None = "2") -> Problem:
+    return Problem(id=f"{source}:1", prompt="1+1?", answer=answer, source=source)
+
+
+def test_a_reward_is_only_for_its_data_sets() -> None:
+    rubric = Rubric(
+        [
+            Reward("right", lambda completion, answer: completion == answer, 2.0, data=("sums.jsonl",)),
+            Reward("brief", lambda completion: len(completion) < 2, 0.5),
+            Reward("kind", lambda completion: RewardResult(len(completion), {"words": 1}, "so"), data=("talk", "more")),
+        ]
+    )
+    (sums,) = rubric.score(of("sums.jsonl"), ["2"], [False])
+    assert sums.reward == 2.0 + 0.5
+    assert sums.parts == {"right": 1.0, "brief": 1.0, "kind": None}
+    (talk,) = rubric.score(of("talk"), ["hello"], [False])
+    assert talk.reward == 5.0
+    assert talk.parts == {"right": None, "brief": 0.0, "kind": 5.0, "kind/words": 1.0}
+    assert talk.reasons == {"kind": "so"}
+
+
+def test_where_success_is_not_for_a_data_set_the_first_reward_that_applies_decides_the_pass() -> None:
+    def passes(problem: Problem, text: str) -> bool:
+        return rubric.score(problem, [text], [False])[0].passed
+
+    rubric = Rubric(
+        [
+            Reward("exact", lambda completion, answer: completion == answer, data=("sums", "talk")),
+            Reward("long", lambda completion: None if completion == "?" else len(completion), full_scale=4),
+            Reward("math", lambda completion: completion == "2", data=("sums",)),
+        ],
+        success="math",
+    )
+    assert [passes(of("sums"), text) for text in ("2", "long enough")] == [True, False]
+    assert [passes(of("talk"), text) for text in ("2", "long enough")] == [True, False]
+    # Without an answer `exact` does not apply, and `long` decides; of "?" it says nothing, and no other is asked.
+    assert [passes(of("talk", None), text) for text in ("2", "four", "?")] == [False, True, False]
+    assert [passes(of("else"), text) for text in ("2", "four", "?")] == [False, True, False]
+
+
+def test_a_data_set_that_no_reward_is_for_is_refused_before_the_run() -> None:
+    needs_answer = Reward("right", lambda completion, answer: 1.0, data=("sums",))
+    rubric = Rubric([needs_answer, Reward("talk", lambda completion: 1.0, data=("talk",))])
+    rubric.check([of("sums"), of("talk", None)])
+    rubric.check([of("talk", None)])
+    with pytest.raises(RewardError, match=r"rewards: none is for the data set 'else' \(else:1\); name it under `data`"):
+        rubric.check([of("sums"), of("else")])
+    with pytest.raises(RewardError, match=r"'right' .* needs the answer, and none of the 1 problems has one"):
+        rubric.check([of("sums", None), of("talk")])
+
+
 def broken(completion):
     raise KeyError("level")
 
@@ -192,11 +244,12 @@ def test_functions_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_build_rubric(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text("def brevity(completion):\n    return -len(completion)\n")
     name = f"{tmp_path / 'own.py'}:brevity"
-    configs = [RewardConfig(name="math"), RewardConfig(name=name, weight=0.5)]
+    configs = [RewardConfig(name="math"), RewardConfig(name=name, weight=0.5, data="f.jsonl")]
     rubric = build_rubric(configs, [lambda completion: 1.0, lambda completion: 2.0, Reward("x", Brief())], name, 2.0)
+    assert [reward.data for reward in rubric.rewards] == [(), ("f.jsonl",), (), (), ()]
     assert [reward.name for reward in rubric.rewards] == ["math", "brevity", "lambda", "lambda_2", "x"]
     assert rubric.success == "brevity"
-    (score,) = rubric.score(PROBLEM, ["#### 2"], [False])
+    (score,) = rubric.score(replace(PROBLEM, source="f.jsonl"), ["#### 2"], [False])
     assert score.reward == 2.0 * (1.0 - 3.0 + 1.0 + 2.0 - 6.0)
     assert score.reasons == {"math": "2 is the reference"}
     with pytest.raises(RewardError, match=r"no built-in reward 'maths', only math, format. Did you mean 'math'\?"):

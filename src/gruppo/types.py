@@ -33,6 +33,10 @@ class Problem:
     """What the model sees: the prompt through the chat template or the prompt template."""
     prompt_ids: tuple[int, ...] = ()
     """Token ids of `prompt_text`."""
+    difficulty: float | None = None
+    """From the column `difficulty` or `level`; None where the data has none that can be read as a number."""
+    source: str = ""
+    """The data set that it is from: the path or hub name as given under `data:`."""
 
 
 @dataclass(frozen=True, slots=True)

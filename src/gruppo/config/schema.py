@@ -24,6 +24,7 @@ from gruppo.config.fields import (
 )
 from gruppo.config.presets import canonical, filled, unknown
 from gruppo.config.sections import DataSource, EvalConfig, RewardConfig, SFTConfig, Sources, Span
+from gruppo.errors import nearest
 
 __all__ = [
     "Config",
@@ -45,6 +46,8 @@ LossName = Literal["clip", "policy_gradient", "gspo", "cispo"]
 Aggregation = Literal["tokens", "sequences", "constant"]
 SamplerCorrection = Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 KLEstimator = Literal["k1", "k2", "k3", "k3_weighted", "exact", "exact_forward"]
+NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
 DEFAULT_REFRESH = 500
 """Steps between refreshes of the reference policy where they are on without a number."""
 
@@ -56,7 +59,7 @@ class Config(DataFields, OptimizerFields):
     """A model folder or a hub name: any causal language model that transformers loads."""
     data: Sources
     """Problems: a file (JSONL, JSON, Parquet, CSV), a folder, a hub name (name:config/split), or a list of them.
-    An item `{path: ..., weight: 2}` comes twice as often."""
+    With weights (`{path: ..., weight: 2}`) each problem's data set is drawn by them; without, all data is one set."""
     output_dir: Text = "runs/grpo"
     """Where the run goes. The same command on the same folder goes on where it stopped."""
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -75,9 +78,9 @@ class Config(DataFields, OptimizerFields):
     max_sampling_factor: float = Field(default=1.0, ge=1, le=64)
     """Dynamic sampling: groups without signal are replaced until this many times prompts_per_step were sampled; 1:
     never."""
-    pool_weights: tuple[float, float, float] | None = None
-    """How often problems of the easy, normal and hard pools come, relative to each other, by their rolling pass
-    rates. Unset: every problem once per epoch."""
+    pool_weights: tuple[NotNegative, Positive, NotNegative] | None = None
+    """How often a problem of the easy, normal and hard pool comes, relative to each other, by its rolling pass
+    rate. Unset: every problem once per epoch."""
     drop_after: int | None = Field(default=None, ge=2)
     """Leave out a problem once its group was all passes, or all failures, this many times in a row. Unset: never."""
     demonstrations: Annotated[tuple[Text, ...], BeforeValidator(as_tuple)] = ()
@@ -244,6 +247,13 @@ class Config(DataFields, OptimizerFields):
         return max([self.max_completion_length, *spans])
 
     @property
+    def difficulty_bounds(self) -> list[tuple[float | None, float | None]]:
+        """The lowest and highest difficulty between spans, then in each span, which may leave a bound to the former."""
+        top = (self.min_difficulty, self.max_difficulty)
+        pairs = [(span.min_difficulty, span.max_difficulty) for span in self.curriculum]
+        return [top, *((top[0] if low is None else low, top[1] if high is None else high) for low, high in pairs)]
+
+    @property
     def optimizer_steps_per_batch(self) -> int:
         """Passes times minibatches: with more than one, old log-probs are taken and the clip range matters."""
         return self.updates_per_batch * self.minibatches
@@ -271,4 +281,26 @@ class Config(DataFields, OptimizerFields):
     def _fields_fit(self) -> "Config":
         if found := conflicts(self):
             raise Conflicts(found)
+        return self
+
+    @model_validator(mode="after")
+    def _rewards_are_for_known_data(self) -> "Config":
+        known = [*self.data_paths, *(self.eval.data if self.eval is not None else ())]
+        for reward in self.rewards:
+            for path in reward.data:
+                if path not in known:
+                    raise ValueError(
+                        f"rewards: '{reward.name}' is for '{path}', which is none of the data sets of data and "
+                        f"eval.data, {known}.{nearest(path, known)}"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _difficulties_in_order(self) -> "Config":
+        for number, (low, high) in enumerate(self.difficulty_bounds):
+            if low is not None and high is not None and low > high:
+                where = f"curriculum.{number - 1}." if number else ""
+                raise ValueError(
+                    f"{where}min_difficulty: {low:g} is above max_difficulty, {high:g}, so that no problem fits"
+                )
         return self

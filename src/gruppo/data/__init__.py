@@ -2,6 +2,7 @@
 
 from gruppo.data.chat import ChatRenderer
 from gruppo.data.columns import ColumnMapping, find_columns
+from gruppo.data.difficulty import DifficultySlice, difficulty_slice
 from gruppo.data.problems import (
     Demonstration,
     DemonstrationSet,
@@ -10,18 +11,21 @@ from gruppo.data.problems import (
     load_problems,
 )
 from gruppo.data.readers import Purpose, Row, Table, read_tables
-from gruppo.data.stream import ProblemStream
+from gruppo.data.stream import ProblemStream, StreamSettings
 
 __all__ = [
     "ChatRenderer",
     "ColumnMapping",
     "Demonstration",
     "DemonstrationSet",
+    "DifficultySlice",
     "ProblemSet",
     "ProblemStream",
     "Purpose",
     "Row",
+    "StreamSettings",
     "Table",
+    "difficulty_slice",
     "find_columns",
     "load_demonstrations",
     "load_problems",

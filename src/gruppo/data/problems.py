@@ -5,6 +5,8 @@
 2. Beside the row's own columns, reward functions find `tests` (the column of a known name), `answers` (where
    the answer is a list of accepted ones) and `prompt_messages` (where the prompt is a list of chat messages).
 3. Each file is mapped by itself, so that files of different columns can stand in one list or folder.
+4. A problem's difficulty is the number in its column `difficulty` or `level`, its source the item of `data:` that
+   it was read from.
 """
 
 from collections.abc import Sequence
@@ -21,12 +23,12 @@ from gruppo.data.columns import (
     chat_messages,
     find_columns,
 )
+from gruppo.data.difficulty import DifficultySlice, range_of, read_difficulty, within
+from gruppo.data.duplicates import ANSWERS, PROMPT_MESSAGES, duplicate_notes
 from gruppo.data.readers import Purpose, Row, Table, read_tables
 from gruppo.errors import DataError
 from gruppo.types import Problem
 
-PROMPT_MESSAGES = "prompt_messages"
-ANSWERS = "answers"
 TESTS = "tests"
 
 _CHAT_MARKS = ("<|im_start|>", "<|start_header_id|>", "<start_of_turn>", "[INST]", "<|user|>")
@@ -66,23 +68,37 @@ class DemonstrationSet:
         return len(self.demonstrations)
 
 
-def load_problems(sources: Sequence[str], fields: DataFields, *, split: Purpose = "train") -> ProblemSet:
-    """The problems of these sources, in their order, the first `fields.max_problems` of them.
+def load_problems(
+    sources: Sequence[str], fields: DataFields, *, split: Purpose = "train", limits: DifficultySlice | None = None
+) -> ProblemSet:
+    """The problems of these sources, in their order: those within the limits, the first `fields.max_problems` of them.
 
-    Raises DataError for a source that can't be read, a column that can't be found, a row without a question.
+    Raises DataError for a source that can't be read, a column that can't be found, a row without a question, and
+    limits that no problem is within.
     """
     tables = _tables(sources, split)
-    mappings = [find_columns(table, fields) for table in tables]
-    notes = _table_notes(tables, mappings)
-    problems = [_problem(row, mapping) for table, mapping in zip(tables, mappings) for row in table.rows][
-        : fields.max_problems
+    mappings = [find_columns(table, fields) for _, table in tables]
+    notes = _table_notes([table for _, table in tables], mappings)
+    problems = [
+        _problem(row, mapping, source) for (source, table), mapping in zip(tables, mappings) for row in table.rows
     ]
+    chosen = problems if limits is None else within(problems, limits)
+    if limits is not None:
+        notes.append(
+            f"{len(problems) - len(chosen)} of {len(problems)} problems left out: their difficulty is not {limits} "
+            "(min_difficulty, max_difficulty)"
+        )
+    chosen = chosen[: fields.max_problems]
+    rated = sum(problem.difficulty is not None for problem in chosen)
+    if rated:
+        notes.append(f"{rated} of {len(chosen)} problems have a difficulty, {range_of(chosen)}")
     if any(mapping.answer is not None for mapping in mappings):
-        without = [problem.id for problem in problems if problem.answer is None]
+        without = [problem.id for problem in chosen if problem.answer is None]
         if without:
-            notes.append(f"{len(without)} of {len(problems)} problems have no answer (the first: {without[0]})")
-    notes += _prompt_notes(problems)
-    return ProblemSet(tuple(problems), mappings[0], tuple(notes))
+            notes.append(f"{len(without)} of {len(chosen)} problems have no answer (the first: {without[0]})")
+    notes += duplicate_notes(chosen)
+    notes += _prompt_notes(chosen)
+    return ProblemSet(tuple(chosen), mappings[0], tuple(notes))
 
 
 def load_demonstrations(sources: Sequence[str], fields: SFTConfig) -> DemonstrationSet:
@@ -91,22 +107,25 @@ def load_demonstrations(sources: Sequence[str], fields: SFTConfig) -> Demonstrat
     Raises DataError as `load_problems` does, and for a row without a completion.
     """
     tables = _tables(sources, "train")
-    mappings = [find_columns(table, fields, fields.completion, demonstrations=True) for table in tables]
-    notes = _table_notes(tables, mappings)
-    demonstrations = [_demonstration(row, mapping) for table, mapping in zip(tables, mappings) for row in table.rows][
-        : fields.max_problems
-    ]
-    notes += _prompt_notes([demonstration.problem for demonstration in demonstrations], repeats=False)
+    mappings = [find_columns(table, fields, fields.completion, demonstrations=True) for _, table in tables]
+    notes = _table_notes([table for _, table in tables], mappings)
+    demonstrations = [
+        _demonstration(row, mapping, source) for (source, table), mapping in zip(tables, mappings) for row in table.rows
+    ][: fields.max_problems]
+    notes += _prompt_notes([demonstration.problem for demonstration in demonstrations])
     return DemonstrationSet(tuple(demonstrations), mappings[0], tuple(notes))
 
 
-def _tables(sources: Sequence[str], split: Purpose) -> list[Table]:
+def _tables(sources: Sequence[str], split: Purpose) -> list[tuple[str, Table]]:
+    """Every table with the source that it is of."""
     if not sources:
         raise DataError("data: no source given; name a file, a folder or a hub data set.")
     twice = sorted({source for source in sources if list(sources).count(source) > 1})
     if twice:
         raise DataError(f"data: listed twice: {twice}; list each source once.")
-    return _with_unique_ids([table for source in sources for table in read_tables(source, split)])
+    read = [(source, table) for source in sources for table in read_tables(source, split)]
+    unique = _with_unique_ids([table for _, table in read])
+    return [(source, table) for (source, _), table in zip(read, unique)]
 
 
 def _with_unique_ids(tables: list[Table]) -> list[Table]:
@@ -149,7 +168,7 @@ def _table_notes(tables: list[Table], mappings: list[ColumnMapping]) -> list[str
     return notes
 
 
-def _problem(row: Row, mapping: ColumnMapping) -> Problem:
+def _problem(row: Row, mapping: ColumnMapping, source: str) -> Problem:
     columns = dict(row.columns)
     prompt, messages = _prompt(row, mapping.prompt)
     if messages is not None:
@@ -163,7 +182,8 @@ def _problem(row: Row, mapping: ColumnMapping) -> Problem:
         answers = accepted_answers(row.columns.get(sole)) if sole is not None else None
         if answers is not None and ANSWERS not in columns:
             columns[ANSWERS] = answers
-    return Problem(id=row.source, prompt=prompt, answer=answer, columns=columns)
+    difficulty = read_difficulty(row.columns)
+    return Problem(row.source, prompt, answer, columns, difficulty=difficulty, source=source)
 
 
 def _prompt(row: Row, template: Template) -> tuple[str, list[dict[str, Any]] | None]:
@@ -188,7 +208,7 @@ def _prompt(row: Row, template: Template) -> tuple[str, list[dict[str, Any]] | N
     return text, None
 
 
-def _demonstration(row: Row, mapping: ColumnMapping) -> Demonstration:
+def _demonstration(row: Row, mapping: ColumnMapping, source: str) -> Demonstration:
     if mapping.completion is None:
         raise DataError(f"{row.source}: no column holds the completion.")
     column = mapping.completion.sole_column
@@ -198,19 +218,15 @@ def _demonstration(row: Row, mapping: ColumnMapping) -> Demonstration:
         raise DataError(
             f"{row.source}: no completion: '{mapping.completion.text}' is missing or empty; remove the row."
         )
-    return Demonstration(_problem(row, mapping), completion)
+    return Demonstration(_problem(row, mapping, source), completion)
 
 
-def _prompt_notes(problems: Sequence[Problem], *, repeats: bool = True) -> list[str]:
-    notes: list[str] = []
-    repeated = len(problems) - len({problem.prompt for problem in problems})
-    if repeats and repeated:
-        notes.append(f"{repeated} of {len(problems)} problems repeat the question of another")
+def _prompt_notes(problems: Sequence[Problem]) -> list[str]:
     marked = [problem.id for problem in problems if any(mark in problem.prompt for mark in _CHAT_MARKS)]
-    if marked:
-        notes.append(
-            f"{len(marked)} of {len(problems)} prompts have another model's chat turns in them (the first: "
-            f"{marked[0]}), and the chat template would wrap them again: better name the column of the bare "
-            "question, as in prompt: '{question}'"
-        )
-    return notes
+    if not marked:
+        return []
+    return [
+        f"{len(marked)} of {len(problems)} prompts have another model's chat turns in them (the first: "
+        f"{marked[0]}), and the chat template would wrap them again: better name the column of the bare "
+        "question, as in prompt: '{question}'"
+    ]

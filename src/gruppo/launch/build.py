@@ -14,9 +14,9 @@ from gruppo.config.schema import Config, DataFields, EvalConfig, SFTConfig
 from gruppo.data.chat import ChatRenderer
 from gruppo.data.problems import load_demonstrations, load_problems
 from gruppo.data.readers import Purpose
-from gruppo.data.stream import ProblemStream
 from gruppo.errors import ConfigError, DataError
 from gruppo.evaluation.evaluate import Evaluator, Label
+from gruppo.launch.streams import load_limits, problem_stream
 from gruppo.monitor.mirrors import open_mirrors
 from gruppo.monitor.recorder import Recorder
 from gruppo.monitor.run_folder import RunFolder
@@ -95,7 +95,7 @@ class Workbench:
         """The rewards."""
         named = [reward for reward in self.config.rewards if reward.name not in self.functions]
         given = [
-            Reward(reward.name, self.functions[reward.name], reward.weight, reward.full_scale)
+            Reward(reward.name, self.functions[reward.name], reward.weight, reward.full_scale, reward.data)
             for reward in self.config.rewards
             if reward.name in self.functions
         ]
@@ -135,11 +135,12 @@ class Workbench:
 
         Args:
             sources: files, folders, hub names.
-            fields: templates and limits.
+            fields: templates and limits; the config itself for the training problems, whose difficulties count.
             split: train or test; which split of a hub data set is meant by default.
             room: tokens to keep free for the completion.
         """
-        found = load_problems(sources, fields, split=split)
+        limits = load_limits(self.config) if fields is self.config else None
+        found = load_problems(sources, fields, split=split, limits=limits)
         for line in found.notes:
             self.observer.note(line)
         limit = self._prompt_limit(room)
@@ -167,14 +168,15 @@ class Workbench:
         """Raise now what the data or the rewards of a later stage would raise hours from here."""
         config = self.config
         self._prompt_limit(config.longest_completion)
-        self.rubric.check(load_problems(config.data_paths, config, split="train").problems)
+        limits = load_limits(config)
+        self.rubric.check(load_problems(config.data_paths, config, split="train", limits=limits).problems)
         if config.eval is not None:
             self.rubric.check(load_problems(config.eval.data, config.eval, split="test").problems)
 
     def trainer(self, folder: RunFolder, problems: Sequence[Problem]) -> Trainer:
         """The GRPO stage, at its newest checkpoint if it has one."""
         config = self.config
-        stream = ProblemStream(problems, derive_seed(config.seed, "stream"))
+        stream = problem_stream(config, problems, self.observer.note)
         optimizers = build_optimizers(self.loaded.model, config, config.learning_rate)
         policy = LocalPolicy(self.loaded.model, optimizers, self.token_budget, reference=config.wants_reference)
         controls = Controls(config.steps, ControlSettings(config.target_kl, config.reference_refresh_every))

@@ -14,6 +14,7 @@ from typing import Any
 
 from gruppo.config.advice import advise
 from gruppo.config.schema import Config, EvalConfig, RewardConfig
+from gruppo.data.duplicates import overlap_warning
 from gruppo.errors import ConfigError, RunFolderError
 from gruppo.evaluation.evaluate import Evaluation, Label, compare
 from gruppo.evaluation.explain import learnt
@@ -205,6 +206,9 @@ class _Pipeline:
         held_out = self._held_out(bench)
         problems = bench.problems(config.data_paths, config, "train", config.longest_completion)
         self._tell_first_prompt(problems)
+        overlap = overlap_warning(problems, held_out)
+        if overlap is not None:
+            self._observer.note(f"warning: {overlap}")
         self._tell_model(bench)
         if config.eval is not None and config.eval.before:
             self._evaluate(bench, held_out, "before")

@@ -113,6 +113,11 @@ GRPO_METRICS: tuple[Metric, ...] = (
     ),
     Metric("policy_version", "1", "Version of the policy that sampled (updates published to the engine)."),
     Metric("epoch", "epochs", "Passes over the problems so far."),
+    Metric("sampled_groups", "groups", "Groups sampled in the step, those that were replaced included."),
+    Metric("pool_easy", "problems", "Problems in training whose rolling pass rate is 0.8 or more."),
+    Metric("pool_normal", "problems", "Problems in training between the two, or without a group yet."),
+    Metric("pool_hard", "problems", "Problems in training whose rolling pass rate is 0.2 or less."),
+    Metric("problems_dropped", "problems", "Problems left out by `drop_after`; null without it."),
 )
 
 SFT_METRICS: tuple[Metric, ...] = (

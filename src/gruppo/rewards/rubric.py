@@ -3,11 +3,15 @@
     reward = reward_scale * sum over rewards that apply of weight_i * value_i
 
 A completion passes where the reward named `success`, unweighted, is at least 0.99 of its full scale.
+
+1. A reward with `data` is only for problems of those data sets; to all others it does not apply, and its part is None.
+2. For a problem of a data set that `success` is not for, the first reward that applies says whether it passes. (One
+   that is for the data set but has nothing to say of a completion is not replaced: that completion does not pass.)
 """
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gruppo.config.schema import RewardConfig
@@ -33,6 +37,12 @@ class Reward:
     weight: float = 1.0
     full_scale: float = 1.0
     """The value of a perfect completion."""
+    data: tuple[str, ...] = ()
+    """Only for problems of these data sets (`Problem.source`); empty: for all."""
+
+    def is_for(self, problem: Problem) -> bool:
+        """Whether the problem is of a data set that the reward is for."""
+        return not self.data or problem.source in self.data
 
 
 class Rubric:
@@ -56,27 +66,45 @@ class Rubric:
         self._bound = tuple(bind(reward.name, reward.function) for reward in rewards)
 
     def check(self, problems: Sequence[Problem]) -> None:
-        """Bind every reward to every problem, calling none.
+        """Bind every reward to every problem that it is for, calling none.
 
-        Raises RewardError for a parameter that is no column, and for a reward that needs the answer where no
-        problem has one.
+        Raises RewardError for a parameter that is no column, for a reward that needs the answer where no problem
+        has one, and for a problem of a data set that no reward is for.
         """
-        for bound in self._bound:
-            applicable = [problem for problem in problems if bound.applies(problem)]
+        for reward, bound in zip(self.rewards, self._bound):
+            meant = [problem for problem in problems if reward.is_for(problem)]
+            applicable = [problem for problem in meant if bound.applies(problem)]
             for problem in applicable:
                 bound.arguments(problem, [""], [False])
-            if problems and not applicable:
+            if meant and not applicable:
                 raise RewardError(
                     f"reward '{bound.name}' ({bound.place}) needs the answer, and none of the "
-                    f"{len(problems)} problems has one; name its column with --answer, or take another reward."
+                    f"{len(meant)} problems has one; name its column with --answer, or take another reward."
+                )
+        for problem in problems:
+            if not any(reward.is_for(problem) for reward in self.rewards):
+                raise RewardError(
+                    f"rewards: none is for the data set '{problem.source}' ({problem.id}); name it under `data` of "
+                    "one of them, or add a reward without `data`."
                 )
 
     def score(self, problem: Problem, texts: Sequence[str], truncated: Sequence[bool]) -> list[Score]:
         """One score per text, in order. Raises RewardError where a function breaks its contract."""
-        results = [evaluate(bound, problem, texts, truncated) for bound in self._bound]
-        return [self._total([column[index] for column in results]) for index in range(len(texts))]
+        results = [
+            evaluate(bound, problem, texts, truncated) if reward.is_for(problem) else [None] * len(texts)
+            for reward, bound in zip(self.rewards, self._bound)
+        ]
+        decider = self._decider(problem)
+        return [self._total([column[index] for column in results], decider) for index in range(len(texts))]
 
-    def _total(self, results: Sequence[RewardResult | None]) -> Score:
+    def _decider(self, problem: Problem) -> str | None:
+        """The name of the reward that says whether completions of the problem pass; None: none does, nor do they."""
+        if any(reward.is_for(problem) for reward in self.rewards if reward.name == self.success):
+            return self.success
+        pairs = zip(self.rewards, self._bound)
+        return next((reward.name for reward, bound in pairs if reward.is_for(problem) and bound.applies(problem)), None)
+
+    def _total(self, results: Sequence[RewardResult | None], decider: str | None) -> Score:
         """The score of one completion from the results of all rewards."""
         total, passed = 0.0, False
         parts: dict[str, float | None] = {}
@@ -89,7 +117,7 @@ class Rubric:
             parts |= {f"{reward.name}/{part}": value for part, value in result.parts.items()}
             if result.reason:
                 reasons[reward.name] = result.reason
-            if reward.name == self.success:
+            if reward.name == decider:
                 passed = result.value >= PASS_SHARE * reward.full_scale
         return Score(self.reward_scale * total, parts, passed, reasons)
 
@@ -109,7 +137,7 @@ def build_rubric(
     full_names = [config.name for config in configs]
     short_names = _short_names(full_names)
     rewards = [
-        Reward(short, _function(config), config.weight, config.full_scale)
+        Reward(short, _function(config), config.weight, config.full_scale, config.data)
         for short, config in zip(short_names, configs)
     ]
     for item in extra:
@@ -145,4 +173,4 @@ def _renamed(reward: Reward, others: Sequence[Reward]) -> Reward:
     name, number = reward.name, 2
     while name in taken:
         name, number = f"{reward.name}_{number}", number + 1
-    return Reward(name, reward.function, reward.weight, reward.full_scale)
+    return replace(reward, name=name)

@@ -1,8 +1,16 @@
-"""From problems to scored groups: submit, and score each group as soon as its last completion is there."""
+"""From problems to scored groups: submit, and score each group as soon as its last completion is there.
 
+Dynamic sampling is that of DAPO (https://arxiv.org/abs/2503.14476, section 3.2), but for three things:
+1. A group is replaced where its rewards are equal, whatever they are; the paper's are those of accuracy 0 or 1.
+2. Only as many groups are sampled anew as are missing, and no more in all than the budget of the step; the paper
+   samples whole batches until one is full.
+3. Where the budget is spent, groups without signal fill the step up, so that every step has as many groups.
+"""
+
+import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -18,19 +26,30 @@ from gruppo.types import (
     TextDecoder,
 )
 
+_ROUNDING = 1e-9
+"""1.1 * 10 is 11, and not the little more that floating point makes of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """The groups of a step, in the order of their problems, and where the time went."""
+    """The groups of a step, and where the time went."""
 
     groups: tuple[Group, ...]
+    """What is trained on; in the order of their problems, unless groups were replaced."""
     seconds_rollout: float
     seconds_reward: float
+    all_groups: tuple[Group, ...]
+    """Every group that was sampled, in order, those that were replaced too: what pass rates are taken from."""
+
+    @property
+    def sampled_groups(self) -> int:
+        """How many groups were sampled, those that were replaced too."""
+        return len(self.all_groups)
 
     @property
     def generated_tokens(self) -> int:
-        """Completion tokens of all groups."""
-        return sum(len(rollout.completion) for group in self.groups for rollout in group.rollouts)
+        """Completion tokens of every group that was sampled."""
+        return sum(len(rollout.completion) for group in self.all_groups for rollout in group.rollouts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +64,49 @@ class Collector:
 
     def collect(self, problems: Sequence[Problem], seed: int) -> Collected:
         """One scored group per problem; the same seed and weights give the same groups."""
-        start = time.perf_counter()
+        return self._round(problems, seed, Counter(), 0)
+
+    def collect_informative(
+        self, take: Callable[[int], Sequence[Problem]], n: int, max_factor: float, seed: int
+    ) -> Collected:
+        """n groups; those without signal are replaced while sampling may go on (dynamic sampling).
+
+        Rounds of as many groups as are missing follow each other until n groups have signal, or max_factor * n
+        groups, rounded up, were sampled. Then the groups with signal come first, in the order of their sampling, and
+        those without fill up to n. If the first round is the last, its groups stay in their order: with max_factor 1
+        this is `collect`.
+
+        Args:
+            take: gives so many further problems, such as `ProblemStream.take`.
+            n: groups of the step.
+            max_factor: how many times n groups may be sampled, 1 or more.
+            seed: of the step. A problem that comes again in a later round gets other draws.
+        """
+        most = max(n, math.ceil(max_factor * n - _ROUNDING))
         occurrences: Counter[str] = Counter()
+        rounds: list[Collected] = []
+        sampled: list[Group] = []
+        missing = n
+        while missing > 0 and len(sampled) < most:
+            problems = take(min(missing, most - len(sampled)))
+            rounds.append(self._round(problems, seed, occurrences, len(sampled)))
+            sampled += rounds[-1].groups
+            missing = n - sum(group.has_signal for group in sampled)
+        chosen = sampled if len(sampled) == n else sorted(sampled, key=lambda group: not group.has_signal)[:n]
+        return Collected(
+            tuple(chosen),
+            seconds_rollout=sum(each.seconds_rollout for each in rounds),
+            seconds_reward=sum(each.seconds_reward for each in rounds),
+            all_groups=tuple(sampled),
+        )
+
+    def _round(self, problems: Sequence[Problem], seed: int, occurrences: Counter[str], first_id: int) -> Collected:
+        """A group per problem. `occurrences` counts how often each problem came in this step already."""
+        start = time.perf_counter()
         for index, problem in enumerate(problems):
-            self.engine.submit(self._request(index, problem, seed + occurrences[problem.id]))
+            self.engine.submit(self._request(first_id + index, problem, seed + occurrences[problem.id]))
             occurrences[problem.id] += 1
-        waiting: dict[int, list[Completion]] = {index: [] for index in range(len(problems))}
+        waiting: dict[int, list[Completion]] = {first_id + index: [] for index in range(len(problems))}
         groups: dict[int, Group] = {}
         seconds_reward = 0.0
         with closing(self.engine.completed()) as completions:
@@ -59,11 +115,11 @@ class Collector:
                 members.append(completion)
                 if len(members) == self.group_size:
                     began = time.perf_counter()
-                    groups[completion.request_id] = self._scored(problems[completion.request_id], members)
+                    groups[completion.request_id] = self._scored(problems[completion.request_id - first_id], members)
                     seconds_reward += time.perf_counter() - began
         seconds = time.perf_counter() - start
-        ordered = tuple(groups[index] for index in range(len(problems)))
-        return Collected(ordered, seconds_rollout=seconds - seconds_reward, seconds_reward=seconds_reward)
+        ordered = tuple(groups[index] for index in waiting)
+        return Collected(ordered, seconds - seconds_reward, seconds_reward, all_groups=ordered)
 
     def _request(self, index: int, problem: Problem, seed: int) -> GroupRequest:
         return GroupRequest(
