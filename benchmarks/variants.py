@@ -9,7 +9,6 @@ benchmarks/results/variants.json and rendered into docs/results.md by benchmarks
 """
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -15,10 +15,11 @@ from gruppo.demo.model import build_model
 from gruppo.errors import ConfigError, ModelError
 from gruppo.rollout.local import LocalEngine
 from gruppo.training.logprobs import token_logprobs
+from gruppo.training.losses import LossSettings
 from gruppo.training.models import LoadedModel, add_lora, describe, load_model, save_model
 from gruppo.training.optimizers import adamw
 from gruppo.training.packing import Batch, micro_batches
-from gruppo.training.policy import LocalPolicy, LossSettings
+from gruppo.training.policy import LocalPolicy
 from gruppo.training.quantization import dequantized, four_bit_layers
 from gruppo.types import SamplingParams
 from models import Letters, distance, prompts_of, random_rows, request, rows_of, same_bits, tiny, weights
@@ -145,10 +146,8 @@ def test_the_engine_samples_with_the_log_probs_of_the_trainer(base: Path):
             request(prompt, SamplingParams(temperature=0.7, max_completion_length=12), id=index, group_size=3)
         )
     completions = list(engine.completed())
-    policy = LocalPolicy(
-        loaded.model, adamw(loaded.model, OptimizerFields(), 0.01), LossSettings(0.7, 0.2, 0.2, 0, 1), 99
-    )
-    found = policy.logprobs(rows_of(completions, [prompts[c.request_id] for c in completions]))
+    policy = LocalPolicy(loaded.model, adamw(loaded.model, OptimizerFields(), 0.01), 99)
+    found = policy.logprobs(rows_of(completions, [prompts[c.request_id] for c in completions]), 0.7)
     for completion, logprobs in zip(completions, found, strict=True):
         torch.testing.assert_close(logprobs, torch.from_numpy(completion.sampler_logprobs), atol=1e-5, rtol=0)
 
@@ -156,9 +155,8 @@ def test_the_engine_samples_with_the_log_probs_of_the_trainer(base: Path):
 def test_an_update_moves_the_adapter_and_nothing_else(base: Path):
     loaded = qlora(base)
     before, start = weights(loaded.model), {n: dequantized(m) for n, m in four_bit_layers(loaded.model).items()}
-    settings = LossSettings(1.0, 0.2, 0.2, 0.1, 1)
-    policy = LocalPolicy(loaded.model, adamw(loaded.model, OptimizerFields(), 0.01), settings, 1000)
-    stats = policy.update(Batch(tuple(random_rows(LENGTHS, [1.0, -1.0, 0.5, -0.5]))), 1.0)
+    policy = LocalPolicy(loaded.model, adamw(loaded.model, OptimizerFields(), 0.01), 1000, reference=True)
+    stats = policy.update(Batch(tuple(random_rows(LENGTHS, [1.0, -1.0, 0.5, -0.5]))), LossSettings(beta=0.1), 1.0)
     assert stats.stepped
     moved = {name for name, weight in weights(loaded.model).items() if not torch.equal(weight, before[name])}
     assert moved == {name for name in before if "lora_" in name}

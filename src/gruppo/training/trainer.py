@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gruppo.algorithm.advantages import group_advantages
 from gruppo.config.schedules import Curriculum, StepNumbers
+from gruppo.data.difficulty import difficulty_slice
 from gruppo.data.stream import ProblemStream
 from gruppo.monitor.recorder import Recorder
 from gruppo.rollout.collect import Collected, Collector
@@ -83,7 +84,7 @@ class Trainer:
                 self._count(update)
                 kl = update.kl_to_reference if penalties is None else float(penalties.mean())
                 self._record(collected, advantages, replace(update, kl_to_reference=kl), numbers, loss, version, clock)
-                self._follow_up(collected.groups, kl)
+                self._follow_up(collected.all_groups, kl)
                 if self.checkpoints is not None:
                     self.checkpoints.save_if_due(self.controls.step, last=self.controls.done)
 
@@ -104,9 +105,12 @@ class Trainer:
             max_completion_length=numbers.max_completion_length,
         )
         collector = replace(self.collector, sampling=sampling, group_size=numbers.group_size)
+        slice = difficulty_slice(numbers.min_difficulty, numbers.max_difficulty)
+        seed = derive_seed(self.seed, "rollout", self.controls.step)
         with self._nothing_lost():
-            problems = self.stream.take(numbers.prompts_per_step)
-            return collector.collect(problems, derive_seed(self.seed, "rollout", self.controls.step))
+            return collector.collect_informative(
+                lambda n: self.stream.take(n, slice), numbers.prompts_per_step, self.settings.max_sampling_factor, seed
+            )
 
     def _advantages(self, groups: Sequence[Group], loss: LossSettings) -> tuple[Tensor, Tensor | None]:
         """[P, G] advantages; and the KL of each completion, where it is subtracted from the reward."""
@@ -138,6 +142,7 @@ class Trainer:
             self.policy.refresh_reference(self.settings.reference_decay)
             text = f"the reference policy keeps {self.settings.reference_decay:g} of what it was"
             self.recorder.event("reference_refreshed", step, text)
+        self.stream.observe(groups)
         passed = float(np.mean([[rollout.score.passed for rollout in group.rollouts] for group in groups]))
         left = self.curriculum.observe(step - 1, passed)
         if left is not None:
@@ -166,6 +171,9 @@ class Trainer:
                 "temperature": loss.temperature,
                 "beta": loss.beta,
                 "span": numbers.span,
+                "sampled_groups": collected.sampled_groups,
+                "generated_tokens": collected.generated_tokens,
+                **self.stream.report(),
                 "policy_version": version,
                 "epoch": self.stream.epoch,
                 "seconds_rollout": collected.seconds_rollout,
