@@ -145,9 +145,10 @@ def test_config_explain(bench: Bench) -> None:
     bench.write("run.yaml", "model: m\ndata: d\nprompts_per_step: 16\ntop_k: 50\nclip_ratio: 0.3\n")
     whole = bench.gruppo("config", "explain", "run.yaml")
     assert whole.err == "note: clip_ratio is epsilon here\n"
-    assert "epsilon: 0.3\n" in whole.out
+    assert "\nepsilon           0.3    file  Clip range of the policy ratio, low side: ratios below 1" in whole.out
     assert "per step: 128 completions (16 x 8)\n" in whole.out
-    assert whole.out.endswith("trained; 0 leaves it off\n")
+    assert "\nwarning: top_k: 50; above 0 draws from another distribution than the one that is trained" in whole.out
+    assert whole.out.endswith("raise\n    updates_per_batch or minibatches, or leave it out\n")
 
 
 def test_help_names_the_commands(bench: Bench) -> None:

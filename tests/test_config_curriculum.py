@@ -10,13 +10,13 @@ from gruppo.config.schema import Config
 SPANS: list[dict[str, Any]] = [
     {"steps": "1-10", "epsilon": 10, "beta": 0.001, "max_difficulty": 2},
     {"steps": "11-20", "epsilon": 8, "beta": 0.0015, "temperature": [1.2, 0.3], "promote_at": 0.6},
-    {"steps": "26-", "epsilon": 6, "beta": 0.002, "learning_rate": [1e-3, 0], "max_completion_length": [64, 128]},
+    {"steps": "26-", "epsilon": 6, "beta": 0.002, "learning_rate": [1e-3, 2e-4], "max_completion_length": [64, 128]},
 ]
 
 
 def config(curriculum: list[dict[str, Any]] = SPANS, **changes: Any) -> Config:
     plain = {"model": "m", "data": "d", "steps": 30, "learning_rate": 2e-3, "lr_schedule": "constant"}
-    return Config.model_validate({**plain, "warmup_ratio": 0, "curriculum": curriculum, **changes})
+    return Config.model_validate({**plain, "warmup_steps": 0, "curriculum": curriculum, **changes})
 
 
 def numbers(curriculum: Curriculum, *steps: int) -> list[StepNumbers]:
@@ -39,8 +39,8 @@ def test_a_ramp_is_linear_from_the_first_step_of_its_span_to_the_last() -> None:
         [1.0, 1.2, 0.9, 0.3, 1.0]
     )
     last = numbers(curriculum, 26, 28, 30)
-    assert [each.learning_rate for each in last] == pytest.approx([1e-3, 5e-4, 0.0])
-    assert [each.lr_factor for each in last] == pytest.approx([0.5, 0.25, 0.0])
+    assert [each.learning_rate for each in last] == pytest.approx([1e-3, 6e-4, 2e-4])
+    assert [each.lr_factor for each in last] == pytest.approx([0.5, 0.3, 0.1])
     assert [each.max_completion_length for each in last] == [64, 96, 128]
 
 

@@ -174,7 +174,7 @@ def test_the_defaults_need_no_advice() -> None:
         ({"lora_rank": 8}, "learning_rate: 1e-06; LoRA wants about 10 times the rate of full fine-tuning"),
         ({"group_size": 2}, "group_size: 2; so few completions leave most groups without a signal"),
         ({"temperature": 0.3}, "temperature: 0.3; too low leaves groups without variety"),
-        ({"temperature": 2}, "temperature: 2.0; too low leaves groups without variety"),
+        ({"temperature": 2}, "temperature: 2.0; too high breaks the text"),
         ({"top_p": 0.9}, "top_p: 0.9; below 1 draws from another distribution"),
         ({"top_k": 50}, "top_k: 50; above 0 draws from another distribution"),
         ({"max_completion_length": 8}, "max_completion_length: 8; very short"),

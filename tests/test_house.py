@@ -44,6 +44,7 @@ PUBLIC = [
     "Trainer",
     "Workbench",
     "__version__",
+    "configure",
     "evaluate",
     "load_config",
     "load_problems",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gruppo.version import __version__
 
 if TYPE_CHECKING:
+    from gruppo.config.configure import configure
     from gruppo.config.load import load_config
     from gruppo.config.schema import Config, EvalConfig, RewardConfig, SFTConfig
     from gruppo.data.chat import ChatRenderer
@@ -57,6 +58,7 @@ __all__ = [
     "Trainer",
     "Workbench",
     "__version__",
+    "configure",
     "evaluate",
     "load_config",
     "load_problems",
@@ -64,6 +66,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "config.configure": ("configure",),
     "config.load": ("load_config",),
     "config.schema": ("Config", "EvalConfig", "RewardConfig", "SFTConfig"),
     "data.chat": ("ChatRenderer",),

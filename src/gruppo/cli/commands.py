@@ -7,7 +7,7 @@ from typing import Any
 
 from gruppo.cli.flags import overrides, say
 from gruppo.cli.main import MODEL_FIELDS, SCORING_FIELDS, stage_options
-from gruppo.config.load import ALIASES, load_config, read_file, resolve_aliases
+from gruppo.config.load import ALIASES, load_config, read_file, read_given, resolve_aliases
 from gruppo.config.reference import Option, options
 from gruppo.config.schema import Config, EvalConfig, SFTConfig
 from gruppo.errors import ConfigError, nearest
@@ -89,9 +89,7 @@ def config(parsed: Namespace) -> int:
     elif not Path(parsed.config).exists() and not parsed.config.endswith((".yaml", ".yml")):
         raise ConfigError(f"there is no option or file '{parsed.config}'.{nearest(name, list(known))}")
     else:
-        resolved, notes = load_config(Path(parsed.config), {})
-        _tell(notes)
-        _explain_file(resolved, known)
+        _explain_file(parsed, known)
     return 0
 
 
@@ -163,18 +161,23 @@ def _explained(option: Option, value: Any) -> str:
     return f"{head}\n    {option.text}{also}"
 
 
-def _explain_file(resolved: Config, known: dict[str, Option]) -> None:
-    from gruppo.config.advice import advise
+def _explain_file(parsed: Namespace, known: dict[str, Option]) -> None:
+    from gruppo.config.explain import Hardware, as_json, as_text, explain
 
-    values = resolved.model_dump(mode="json")
-    for name, option in known.items():
-        stage, _, leaf = name.rpartition(".")
-        section = values[stage] if stage else values
-        if section is not None:
-            shown = "unset" if section[leaf] is None else section[leaf]
-            print(_explained(option, shown))
-    print(
-        f"\nper step: {resolved.completions_per_step} completions ({resolved.prompts_per_step} x {resolved.group_size})"
-    )
-    for line in advise(resolved):
-        print(f"warning: {line}")
+    given = read_given(Path(parsed.config), overrides(parsed, known.values()))
+    _tell(given.notes)
+    hardware = Hardware(_amount(parsed, "gpu_memory", float), _amount(parsed, "gpus", int), parsed.model_size)
+    told = explain(given, hardware)
+    print(json.dumps(as_json(told)) if parsed.json else as_text(told))
+
+
+def _amount(parsed: Namespace, name: str, kind: type[float] | type[int]) -> Any:
+    """A number given as a flag; None: it wasn't."""
+    text = getattr(parsed, name)
+    if text is None:
+        return None
+    try:
+        return kind(text)
+    except ValueError:
+        wanted = "a whole number" if kind is int else "a number of GB"
+        raise ConfigError(f"--{name.replace('_', '-')}: got {text!r}, wanted {wanted}") from None

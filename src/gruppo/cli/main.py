@@ -174,10 +174,18 @@ def config_parser() -> Parser:
     """`gruppo config`."""
     parser = Parser(
         prog="gruppo config",
-        description="schema: every option as JSON Schema. explain: a config, resolved, with a line on every option.",
+        usage="gruppo config schema|explain [CONFIG.yaml|OPTION] [--json] [--gpus N] [--flag value ...]",
+        description="schema: every option as JSON Schema. explain: each option of a config with its value, where it "
+        "came from (file, flag, preset, default), why, and what is recommended.",
     )
     parser.add_argument("what", choices=["schema", "explain"], metavar="schema|explain", help="what to print")
     parser.add_argument("config", nargs="?", metavar="CONFIG.yaml|OPTION", help="explain: a file, or one option")
+    parser.add_argument("--json", action="store_true", help="explain a file: print one JSON object instead of a table")
+    group = parser.add_argument_group("what it is to run on; says what to change, changes nothing")
+    group.add_argument("--gpu-memory", metavar="GB", help="memory of one GPU")
+    group.add_argument("--gpus", metavar="N", help="how many GPUs")
+    group.add_argument("--model-size", metavar="7B", help="parameters of the model [default from the model's folder]")
+    add_options(parser, options(), "over the file's, as for gruppo train")
     return parser
 
 

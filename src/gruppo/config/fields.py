@@ -66,7 +66,7 @@ class OptimizerFields(Section):
     """The optimizer and its schedule; the same words in every stage that trains."""
 
     optimizer: OptimizerName = "adamw"
-    """adamw_8bit: its moments in 8 bits; needs the extra [quant]. muon: Muon on the layers' matrices, AdamW on the
+    """adamw_8bit: its moments in 8 bits; needs the extra `quant`. muon: Muon on the layers' matrices, AdamW on the
     rest; for training from scratch."""
     muon_learning_rate: float = Field(default=0.01, gt=0, le=1)
     """Peak rate of Muon (scaled to AdamW's RMS)."""

@@ -1,6 +1,7 @@
 """From a file and flags to a checked config: aliases at the door, all errors at once, each with its cure."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -8,6 +9,8 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from gruppo.config.complaints import Conflict, Conflicts
+from gruppo.config.presets import canonical
 from gruppo.config.schema import Config, DataSource, EvalConfig, RewardConfig, Section, SFTConfig, Span
 from gruppo.errors import ConfigError, nearest
 
@@ -53,14 +56,55 @@ def load_config(path: Path | None, overrides: Mapping[str, Any]) -> tuple[Config
     Raises:
         ConfigError: the file can't be read, or fields are wrong; all of them are listed.
     """
+    given = read_given(path, overrides)
+    return check(Config, given.values, given.source), given.notes
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a file and flags say, under gruppo's own names, before any default or preset."""
+
+    values: Values
+    notes: list[str]
+    """A line for each alias that was resolved."""
+    flags: frozenset[str]
+    """What came from flags, by dotted name."""
+    source: str
+    """Where the values are from, for a complaint."""
+
+
+def read_given(path: Path | None, overrides: Mapping[str, Any]) -> Given:
+    """A file with flags laid over it, unchecked.
+
+    Raises:
+        ConfigError: the file can't be read, or a field is given under two names.
+    """
     notes: list[str] = []
     values = resolve_aliases(read_file(path), notes) if path is not None else {}
-    given: Values = {}
+    flags: Values = {}
     for dotted, value in overrides.items():
-        _set(given, dotted, value)
+        _set(flags, dotted, value)
     # Each resolved by itself: a flag overrides the file, whichever name either has used.
-    values = _laid_over(values, resolve_aliases(given, notes))
-    return check(Config, values, str(path) if path is not None else "the command line"), notes
+    flags = resolve_aliases(flags, notes)
+    values = _laid_over(values, flags)
+    notes += _preset_notes(values.get("preset"))
+    source = str(path) if path is not None else "the command line"
+    return Given(values, notes, frozenset(dotted_names(flags)), source)
+
+
+def dotted_names(values: Values) -> Iterator[str]:
+    """The options that values are for: `learning_rate`, `sft.epochs`."""
+    for name, value in values.items():
+        if name in STAGES and isinstance(value, dict):
+            yield from (f"{name}.{leaf}" for leaf in cast(Values, value))
+        else:
+            yield name
+
+
+def _preset_notes(given: Any) -> list[str]:
+    names = cast(list[Any], given if isinstance(given, (list, tuple)) else [given])
+    pairs = [(name, canonical(name)) for name in names if isinstance(name, str)]
+    return [f"preset {name} is {own} here" for name, own in pairs if own is not None and own != name]
 
 
 def read_file(path: Path) -> Values:
@@ -130,9 +174,37 @@ def check(model: type[_Model], values: Mapping[str, Any], source: str) -> _Model
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        lines = [_complaint(model, details) for details in _own_errors(error.errors())]
+        found = _own_errors(error.errors())
+        lines = [line for details in found for line in _complaints(model, details)]
+        lines += _conflicts_beside(model, values, found)
         count = "1 field is wrong" if len(lines) == 1 else f"{len(lines)} fields are wrong"
         raise ConfigError(f"{source}: {count}\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def _complaints(model: type[Section], details: ErrorDetails) -> list[str]:
+    """A line for a wrong field, or one for each of the fields that can't stand together."""
+    conflicts = _conflicts_in(details)
+    return [conflict.text for conflict in conflicts] or [_complaint(model, details)]
+
+
+def _conflicts_in(details: ErrorDetails) -> tuple[Conflict, ...]:
+    cause = details.get("ctx", {}).get("error")
+    return cause.conflicts if isinstance(cause, Conflicts) else ()
+
+
+def _conflicts_beside(model: type[Section], values: Mapping[str, Any], found: list[ErrorDetails]) -> list[str]:
+    """What can't stand together among the fields that are right, which pydantic doesn't look at once one is wrong."""
+    wrong = {str(details["loc"][0]) for details in found if details["loc"]}
+    if not wrong or model is not Config:
+        return []
+    kept = {name: value for name, value in values.items() if name not in wrong}
+    try:
+        Config.model_validate({"model": "unknown", "data": "unknown", **kept})
+    except ValidationError as error:
+        conflicts = [conflict for details in error.errors() for conflict in _conflicts_in(details)]
+        about = [conflict for conflict in conflicts if not wrong & {name.split(".")[0] for name in conflict.fields}]
+        return [conflict.text for conflict in about]
+    return []
 
 
 _WANTED = {

@@ -7,8 +7,10 @@ There are no batch sizes to divide: prompts per step and group size are said, ev
 
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from gruppo.config.checks import conflicts
+from gruppo.config.complaints import Conflicts
 from gruppo.config.fields import (
     DataFields,
     LRSchedule,
@@ -20,8 +22,8 @@ from gruppo.config.fields import (
     Text,
     as_tuple,
 )
+from gruppo.config.presets import canonical, filled, unknown
 from gruppo.config.sections import DataSource, EvalConfig, RewardConfig, SFTConfig, Sources, Span
-from gruppo.errors import nearest
 
 __all__ = [
     "Config",
@@ -43,8 +45,6 @@ LossName = Literal["clip", "policy_gradient", "gspo", "cispo"]
 Aggregation = Literal["tokens", "sequences", "constant"]
 SamplerCorrection = Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 KLEstimator = Literal["k1", "k2", "k3", "k3_weighted", "exact", "exact_forward"]
-NotNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
 DEFAULT_REFRESH = 500
 """Steps between refreshes of the reference policy where they are on without a number."""
 
@@ -75,7 +75,7 @@ class Config(DataFields, OptimizerFields):
     max_sampling_factor: float = Field(default=1.0, ge=1, le=64)
     """Dynamic sampling: groups without signal are replaced until this many times prompts_per_step were sampled; 1:
     never."""
-    pool_weights: tuple[NotNegative, Positive, NotNegative] | None = None
+    pool_weights: tuple[float, float, float] | None = None
     """How often a problem of the easy, normal and hard pool comes, relative to each other, by its rolling pass
     rate. Unset: every problem once per epoch."""
     drop_after: int | None = Field(default=None, ge=2)
@@ -174,7 +174,7 @@ class Config(DataFields, OptimizerFields):
     lora_targets: Strings = ("all-linear",)
     """Modules that get an adapter, by name; all-linear: every linear layer but the head."""
     quantize: Literal["none", "4bit"] = "none"
-    """4bit: the frozen base under LoRA in 4 bits (QLoRA). Needs the extra [quant]."""
+    """4bit: the frozen base under LoRA in 4 bits (QLoRA). Needs the extra `quant`."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     micro_batch_tokens: int | None = Field(default=None, ge=1)
@@ -192,8 +192,9 @@ class Config(DataFields, OptimizerFields):
     """Mirror the scalar metrics to a tracker."""
 
     preset: Strings = ()
-    """Presets by paper, task or both (deepseek-r1, dapo, math, code): defaults under what the file says."""
-    curriculum: tuple[Span, ...] = ()
+    """Presets by paper and task (docs/presets.md), such as deepseek-r1, dapo, math, code: they fill what the file and
+    the flags leave unset, the last named over those before it."""
+    curriculum: Annotated[tuple[Span, ...], BeforeValidator(as_tuple)] = ()
     """Spans of steps with problems and numbers of their own."""
 
     sft: SFTConfig | None = None
@@ -254,45 +255,27 @@ class Config(DataFields, OptimizerFields):
         """Passes times minibatches: with more than one, old log-probs are taken and the clip range matters."""
         return self.updates_per_batch * self.minibatches
 
+    @field_validator("preset")
+    @classmethod
+    def _known_presets(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if canonical(name) is None:
+                raise ValueError(unknown(name))
+        return tuple(canonical(name) or name for name in names)
+
     @model_validator(mode="before")
     @classmethod
-    def _refresh_on(cls, value: Any) -> Any:
-        given = cast(dict[str, Any], value) if isinstance(value, dict) else {}
+    def _at_the_door(cls, value: Any) -> Any:
+        """The presets' values under those given, and what stands for a number."""
+        if not isinstance(value, dict):
+            return value
+        given = filled(cast(dict[str, Any], value))
         if given.get("reference_refresh_every") is True:
-            return {**given, "reference_refresh_every": DEFAULT_REFRESH}
-        return value  # pyright: ignore[reportUnknownVariableType]
+            given["reference_refresh_every"] = DEFAULT_REFRESH
+        return given
 
     @model_validator(mode="after")
-    def _names_fit(self) -> "Config":
-        names = [reward.name for reward in self.rewards]
-        if len(set(names)) < len(names):
-            raise ValueError(f"rewards: each reward may stand once, got {names}")
-        if self.success is not None and self.success not in names:
-            raise ValueError(f"success: '{self.success}' is none of the rewards {names}")
-        if self.prompt_template is not None and "{prompt}" not in self.prompt_template:
-            raise ValueError("prompt_template: must contain {prompt}")
-        if self.quantize != "none" and self.lora_rank == 0:
-            raise ValueError(f"quantize: {self.quantize} freezes the base, got lora_rank 0; say lora_rank, such as 16")
-        return self
-
-    @model_validator(mode="after")
-    def _rewards_are_for_known_data(self) -> "Config":
-        known = [*self.data_paths, *(self.eval.data if self.eval is not None else ())]
-        for reward in self.rewards:
-            for path in reward.data:
-                if path not in known:
-                    raise ValueError(
-                        f"rewards: '{reward.name}' is for '{path}', which is none of the data sets of data and "
-                        f"eval.data, {known}.{nearest(path, known)}"
-                    )
-        return self
-
-    @model_validator(mode="after")
-    def _difficulties_in_order(self) -> "Config":
-        for number, (low, high) in enumerate(self.difficulty_bounds):
-            if low is not None and high is not None and low > high:
-                where = f"curriculum.{number - 1}." if number else ""
-                raise ValueError(
-                    f"{where}min_difficulty: {low:g} is above max_difficulty, {high:g}, so that no problem fits"
-                )
+    def _fields_fit(self) -> "Config":
+        if found := conflicts(self):
+            raise Conflicts(found)
         return self

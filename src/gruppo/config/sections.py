@@ -58,8 +58,13 @@ Sources = Annotated[tuple[Source, ...], BeforeValidator(as_tuple), Field(min_len
 
 
 def _as_ramp(value: Any) -> Any:
-    """A lone number stands for a ramp that doesn't move."""
-    return cast(Any, value) if value is None or isinstance(value, (list, tuple)) else (value, value)
+    """A lone number stands for a ramp that doesn't move; YAML's `yes` is no 1."""
+    if value is None:
+        return None
+    ends = list(cast(list[Any], value)) if isinstance(value, (list, tuple)) else [value, value]
+    if len(ends) != 2 or any(isinstance(end, bool) for end in ends):
+        raise ValueError(f"got {value!r}, wanted a number, or [from, to]")
+    return tuple(ends)
 
 
 Ramp = Annotated[tuple[float, float], BeforeValidator(_as_ramp)]
