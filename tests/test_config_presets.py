@@ -58,7 +58,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "loss_aggregation": "sequences",
         "minibatches": 4,
     },
-    "cispo": {"loss": "cispo", "epsilon": 10, "epsilon_high": 5},
+    "cispo": {"loss": "cispo", "epsilon": 10, "epsilon_high": 4},
     "rloo": {"advantage_scale": "leave_one_out", "loss": "policy_gradient"},
     "reinforce": {"advantage_scale": "none", "loss": "policy_gradient"},
 }

@@ -106,7 +106,7 @@ def test_the_base_takes_well_below_half_of_its_bfloat16(base: Path, tmp_path: Pa
         0.518, abs=0.0005
     )  # bytes: 1/2, 1/64 of scales, code books
     whole = [sum(storage(loaded, ("",))) for loaded in (four, sixteen)]
-    assert whole[0] / whole[1] == pytest.approx(0.283, abs=0.001)  # embeddings and vectors counted
+    assert whole[0] / whole[1] == pytest.approx(0.2985, abs=0.0005)  # embeddings and vectors counted
 
 
 def test_weights_are_rounded_to_the_nearest_of_16_values_per_block(base: Path):

@@ -1,0 +1,60 @@
+"""What the config says about the optimizer, the adapter and recomputation arrives in the weights of a run."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from models import same_bits
+from test_launch_pipeline import config, train
+
+
+def weights_after(model: Path, problems: Path, out: Path, **changes: Any) -> dict[str, torch.Tensor]:
+    """Of a run of three steps of GRPO alone, unless the changes say otherwise."""
+    values: dict[str, Any] = {"steps": 3, "sft": None, "eval": None, "lr_schedule": "constant", "warmup_ratio": 0.0}
+    settings = config(model, problems, out, **{**values, **changes})
+    return load_file(train(settings).model / "model.safetensors")
+
+
+def norm(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    """L2 norm of the difference."""
+    return sum(float((first[name] - second[name]).square().sum()) for name in second) ** 0.5
+
+
+def test_each_optimizer_ends_elsewhere(tiny_model: Path, problems_file: Path, tmp_path: Path):
+    pytest.importorskip("bitsandbytes", reason="the extra [quant] is not installed")
+    ends = {
+        name: weights_after(tiny_model, problems_file, tmp_path / name, optimizer=name)
+        for name in ("adamw", "adamw_8bit", "muon")
+    }
+    start = load_file(tiny_model / "model.safetensors")
+    way = norm(ends["adamw"], start)
+    apart = {name: norm(end, ends["adamw"]) / way for name, end in ends.items()}
+    assert apart["adamw"] == 0.0
+    assert 0.02 < apart["adamw_8bit"] < 0.1
+    assert apart["muon"] > 0.5
+    faster = weights_after(tiny_model, problems_file, tmp_path / "fast", optimizer="muon", muon_learning_rate=0.02)
+    assert not same_bits(faster, ends["muon"])
+
+
+@pytest.mark.parametrize("lora_rank", [0, 4])
+def test_recomputing_activations_changes_no_bit(tiny_model: Path, problems_file: Path, tmp_path: Path, lora_rank: int):
+    ends = [
+        weights_after(
+            tiny_model, problems_file, tmp_path / str(on), gradient_checkpointing=on, lora_rank=lora_rank, beta=0.1
+        )
+        for on in (False, True)
+    ]
+    assert same_bits(*ends)
+
+
+def test_rslora_scales_the_update(tiny_model: Path, problems_file: Path, tmp_path: Path):
+    ends = [
+        weights_after(tiny_model, problems_file, tmp_path / str(on), rslora=on, lora_rank=16, steps=1)
+        for on in (False, True)
+    ]
+    start = load_file(tiny_model / "model.safetensors")
+    moved = [norm(end, start) for end in ends]
+    assert moved[1] / moved[0] == pytest.approx(4.0, rel=0.01)  # sqrt(16): AdamW's first step doesn't feel the scale
