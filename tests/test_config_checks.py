@@ -95,11 +95,13 @@ ONE_BY_ONE: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"pool_weights": [1, -1, 1]},
-        "pool_weights: got [1, -1, 1], wanted three weights of 0 or more, at least one of them above 0",
+        "pool_weights: got [1, -1, 1], wanted three weights of 0 or more for easy, normal and hard, "
+        "and one above 0 for normal, where every problem begins",
     ),
     (
-        {"pool_weights": [0, 0, 0]},
-        "pool_weights: got [0, 0, 0], wanted three weights of 0 or more, at least one of them above 0",
+        {"pool_weights": [1, 0, 1]},
+        "pool_weights: got [1, 0, 1], wanted three weights of 0 or more for easy, normal and hard, "
+        "and one above 0 for normal, where every problem begins",
     ),
     (
         {"warmup_ratio": 0.2, "warmup_steps": 5},

@@ -231,20 +231,12 @@ def test_data_sets_with_and_without_weights(tmp_path: Path) -> None:
 
 def test_pool_weights_are_three_numbers(tmp_path: Path) -> None:
     assert load(tmp_path, BASE, pool_weights=["0", "1", "2.5"])[0].pool_weights == (0.0, 1.0, 2.5)
-    assert complaint(tmp_path, BASE + "pool_weights: [1, 0, 1]\n")[1] == (
-        "  pool_weights.1: got 0, wanted a number above 0"
-    )
-    assert "pool_weights.0: got -1, wanted 0 or more" in complaint(tmp_path, BASE + "pool_weights: [-1, 1, 1]\n")[1]
 
 
-def test_difficulties_out_of_order_are_refused_in_spans_too(tmp_path: Path) -> None:
-    text = "min_difficulty: 3\ncurriculum:\n- {steps: 1-9, max_difficulty: 4}\n- {steps: 10-, max_difficulty: 5}\n"
+def test_a_span_without_a_bound_has_the_top_levels(tmp_path: Path) -> None:
+    text = "min_difficulty: 3\ncurriculum:\n- {steps: 1-9, max_difficulty: 4}\n- {steps: 10-, min_difficulty: 1}\n"
     config, _ = load(tmp_path, BASE + text)
-    assert config.difficulty_bounds == [(3, None), (3, 4), (3, 5)]
-    assert complaint(tmp_path, BASE + text.replace("5}", "2}"))[1] == (
-        "  curriculum.1.min_difficulty: 3 is above max_difficulty, 2, so that no problem fits"
-    )
-    assert "  min_difficulty: 3 is above max_difficulty, 1" in complaint(tmp_path, BASE + text, max_difficulty=1)[1]
+    assert config.difficulty_bounds == [(3, None), (3, 4), (1, None)]
 
 
 def test_a_reward_is_for_data_sets_that_there_are(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gruppo.config.complaints import Conflict
 from gruppo.config.presets import PRESETS, layer
 from gruppo.config.span_checks import span_conflicts
+from gruppo.errors import nearest
 
 if TYPE_CHECKING:
     from gruppo.config.schema import Config
@@ -165,8 +166,9 @@ REFUSALS: tuple[Check, ...] = (
     ),
     Check(
         ("pool_weights",),
-        lambda c: c.pool_weights is not None and (min(c.pool_weights) < 0 or max(c.pool_weights) == 0),
-        "pool_weights: got {pool_weights}, wanted three weights of 0 or more, at least one of them above 0",
+        lambda c: c.pool_weights is not None and (min(c.pool_weights) < 0 or c.pool_weights[1] == 0),
+        "pool_weights: got {pool_weights}, wanted three weights of 0 or more for easy, normal and hard, and one above "
+        "0 for normal, where every problem begins",
     ),
 )
 """Each refuses a config."""
@@ -175,7 +177,7 @@ REFUSALS: tuple[Check, ...] = (
 def conflicts(config: "Config") -> list[Conflict]:
     """Everything that is refused about a config whose fields are right each by itself."""
     rows = [check.conflict(config) for check in REFUSALS if check.applies(config)]
-    return [*_names(config), *rows, *_warmups(config), *span_conflicts(config)]
+    return [*_names(config), *_reward_data(config), *rows, *_warmups(config), *span_conflicts(config)]
 
 
 def _names(config: "Config") -> Iterator[Conflict]:
@@ -186,6 +188,19 @@ def _names(config: "Config") -> Iterator[Conflict]:
         yield Conflict(("success", "rewards"), f"success: '{config.success}' is none of the rewards {names}")
     if config.prompt_template is not None and "{prompt}" not in config.prompt_template:
         yield Conflict(("prompt_template",), "prompt_template: must contain {prompt}")
+
+
+def _reward_data(config: "Config") -> Iterator[Conflict]:
+    """The data sets that rewards are for must be some that there are."""
+    known = [*config.data_paths, *(config.eval.data if config.eval is not None else ())]
+    for reward in config.rewards:
+        for path in reward.data:
+            if path not in known:
+                yield Conflict(
+                    ("rewards", "data"),
+                    f"rewards: '{reward.name}' is for '{path}', which is none of the data sets of data and eval.data, "
+                    f"{known}.{nearest(path, known)}",
+                )
 
 
 def _warmups(config: "Config") -> Iterator[Conflict]:

@@ -24,7 +24,6 @@ from gruppo.config.fields import (
 )
 from gruppo.config.presets import canonical, filled, unknown
 from gruppo.config.sections import DataSource, EvalConfig, RewardConfig, SFTConfig, Sources, Span
-from gruppo.errors import nearest
 
 __all__ = [
     "Config",
@@ -46,8 +45,6 @@ LossName = Literal["clip", "policy_gradient", "gspo", "cispo"]
 Aggregation = Literal["tokens", "sequences", "constant"]
 SamplerCorrection = Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 KLEstimator = Literal["k1", "k2", "k3", "k3_weighted", "exact", "exact_forward"]
-NotNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
 DEFAULT_REFRESH = 500
 """Steps between refreshes of the reference policy where they are on without a number."""
 
@@ -78,7 +75,7 @@ class Config(DataFields, OptimizerFields):
     max_sampling_factor: float = Field(default=1.0, ge=1, le=64)
     """Dynamic sampling: groups without signal are replaced until this many times prompts_per_step were sampled; 1:
     never."""
-    pool_weights: tuple[NotNegative, Positive, NotNegative] | None = None
+    pool_weights: tuple[float, float, float] | None = None
     """How often a problem of the easy, normal and hard pool comes, relative to each other, by its rolling pass
     rate. Unset: every problem once per epoch."""
     drop_after: int | None = Field(default=None, ge=2)
@@ -281,26 +278,4 @@ class Config(DataFields, OptimizerFields):
     def _fields_fit(self) -> "Config":
         if found := conflicts(self):
             raise Conflicts(found)
-        return self
-
-    @model_validator(mode="after")
-    def _rewards_are_for_known_data(self) -> "Config":
-        known = [*self.data_paths, *(self.eval.data if self.eval is not None else ())]
-        for reward in self.rewards:
-            for path in reward.data:
-                if path not in known:
-                    raise ValueError(
-                        f"rewards: '{reward.name}' is for '{path}', which is none of the data sets of data and "
-                        f"eval.data, {known}.{nearest(path, known)}"
-                    )
-        return self
-
-    @model_validator(mode="after")
-    def _difficulties_in_order(self) -> "Config":
-        for number, (low, high) in enumerate(self.difficulty_bounds):
-            if low is not None and high is not None and low > high:
-                where = f"curriculum.{number - 1}." if number else ""
-                raise ValueError(
-                    f"{where}min_difficulty: {low:g} is above max_difficulty, {high:g}, so that no problem fits"
-                )
         return self
