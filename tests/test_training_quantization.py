@@ -234,7 +234,7 @@ def test_grpo_goes_on_with_the_adapter_of_sft(tiny_model: Path, problems_file: P
 
 def test_refusals(base: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path, problems_file: Path, tmp_path: Path):
     with pytest.raises(
-        ConfigError, match="quantize: 4bit freezes the base, got lora_rank 0; say lora_rank, such as 16"
+        ConfigError, match="quantize: got 4bit, but 4-bit weights can't be trained; set lora_rank, such as 16"
     ):
         load_config(None, {"model": "m", "data": "d", "quantize": "4bit"})
     loaded = qlora(base)
