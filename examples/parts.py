@@ -40,7 +40,7 @@ print("log-probs ", " ".join(f"{completion.sampler_logprobs.mean():.3f}" for com
 # The rubric: weighted rewards of texts.
 digits = Reward("digits", lambda completion: sum(map(str.isdigit, completion)) / max(1, len(completion)))
 rubric = gruppo.Rubric([digits, Reward("length", lambda completion: len(completion) / 100, weight=-0.1)])
-scores = rubric.score(first, texts, [completion.truncated for completion in completions])
+scores = rubric.score(first, texts, [c.truncated for c in completions], [len(c) for c in completions])
 print("rewards   ", " ".join(f"{score.reward:.3f}" for score in scores))
 
 # The trainer: the loop over all of them.

@@ -354,3 +354,17 @@ def test_what_counts_as_the_users_own() -> None:
         True,
     ]
     assert [own(config, name) for name in ("epsilon", "beta")] == [False, True]
+
+
+def test_a_penalty_alone_says_nothing_of_success_and_has_room() -> None:
+    plain = {"model": "m", "data": "d", "max_completion_length": 10}
+    for rewards, message in (
+        ([{"name": "overlong", "buffer": 4}], "success: the reward 'overlong' only punishes"),
+        (["math", {"name": "overlong", "buffer": 11}], "rewards: buffer: 11 is above max_completion_length 10"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Config.model_validate({**plain, "rewards": rewards})
+    assert (
+        Config.model_validate({**plain, "rewards": ["math", {"name": "overlong", "buffer": 10}]}).rewards[1].buffer
+        == 10
+    )

@@ -50,7 +50,7 @@ def test_the_list_is_frozen_and_short() -> None:
 
 
 def test_the_fields_of_a_reward() -> None:
-    assert list(RewardConfig.model_fields) == ["name", "weight", "full_scale", "data", "pattern"]
+    assert list(RewardConfig.model_fields) == ["name", "weight", "full_scale", "data", "pattern", "buffer"]
 
 
 def test_every_option_has_help_of_a_sentence() -> None:

@@ -30,7 +30,9 @@ def script(request: GroupRequest, sample: int) -> list[int]:
 
 
 class HasA:
-    def score(self, problem: Problem, texts: Sequence[str], truncated: Sequence[bool]) -> list[Score]:
+    def score(
+        self, problem: Problem, texts: Sequence[str], truncated: Sequence[bool], lengths: Sequence[int]
+    ) -> list[Score]:
         return [Score(float("a" in text), {"a": float("a" in text)}, "a" in text) for text in texts]
 
 

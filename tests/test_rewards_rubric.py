@@ -23,7 +23,7 @@ TEXTS = ["2", "33"]
 
 
 def values(function, problem: Problem = PROBLEM) -> list[float | None]:
-    scores = Rubric([Reward("r", function)]).score(problem, TEXTS, [False, True])
+    scores = Rubric([Reward("r", function)]).score(problem, TEXTS, [False, True], [3, 7])
     return [score.parts["r"] for score in scores]
 
 
@@ -105,7 +105,7 @@ def test_a_reward_that_needs_the_answer_does_not_apply_without_one() -> None:
     assert values(lambda completion, answer: 1.0, problem) == [None, None]
     assert values(lambda completion, answer="x": len(answer), problem) == [1.0, 1.0]
     rubric = build_rubric([RewardConfig(name="math")])
-    assert rubric.score(problem, ["#### 2"], [False])[0].reward == 0.0
+    assert rubric.score(problem, ["#### 2"], [False], [1])[0].reward == 0.0
     rubric.check([PROBLEM, problem])
     with pytest.raises(RewardError, match=r"'math' .*needs the answer, and none of the 1 problems has one; name its"):
         rubric.check([problem])
@@ -120,14 +120,14 @@ def test_the_weighted_sum_the_pass_and_the_parts() -> None:
         ],
         reward_scale=10.0,
     )
-    (score,) = rubric.score(PROBLEM, ["four"], [False])
+    (score,) = rubric.score(PROBLEM, ["four"], [False], [1])
     assert score.reward == pytest.approx(10 * (2 * 9.9 - 0.5 * 4))
     assert score.parts == {"right": 9.9, "right/digits": 2.0, "length": 4.0, "never": None}
     assert score.reasons == {"right": "close"}
     assert score.passed
-    assert not Rubric(rubric.rewards, "never").score(PROBLEM, ["x"], [False])[0].passed
+    assert not Rubric(rubric.rewards, "never").score(PROBLEM, ["x"], [False], [1])[0].passed
     just_below = Rubric([Reward("r", lambda completion: 9.89, full_scale=10.0)])
-    assert not just_below.score(PROBLEM, ["x"], [False])[0].passed
+    assert not just_below.score(PROBLEM, ["x"], [False], [1])[0].passed
 
 
 def of(source: str, answer: str | None = "2") -> Problem:
@@ -142,10 +142,10 @@ def test_a_reward_is_only_for_its_data_sets() -> None:
             Reward("kind", lambda completion: RewardResult(len(completion), {"words": 1}, "so"), data=("talk", "more")),
         ]
     )
-    (sums,) = rubric.score(of("sums.jsonl"), ["2"], [False])
+    (sums,) = rubric.score(of("sums.jsonl"), ["2"], [False], [1])
     assert sums.reward == 2.0 + 0.5
     assert sums.parts == {"right": 1.0, "brief": 1.0, "kind": None}
-    (talk,) = rubric.score(of("talk"), ["hello"], [False])
+    (talk,) = rubric.score(of("talk"), ["hello"], [False], [1])
     assert talk.reward == 5.0
     assert talk.parts == {"right": None, "brief": 0.0, "kind": 5.0, "kind/words": 1.0}
     assert talk.reasons == {"kind": "so"}
@@ -153,7 +153,7 @@ def test_a_reward_is_only_for_its_data_sets() -> None:
 
 def test_where_success_is_not_for_a_data_set_the_first_reward_that_applies_decides_the_pass() -> None:
     def passes(problem: Problem, text: str) -> bool:
-        return rubric.score(problem, [text], [False])[0].passed
+        return rubric.score(problem, [text], [False], [1])[0].passed
 
     rubric = Rubric(
         [
@@ -249,10 +249,12 @@ def test_build_rubric(tmp_path: Path) -> None:
     assert [reward.data for reward in rubric.rewards] == [(), ("f.jsonl",), (), (), ()]
     assert [reward.name for reward in rubric.rewards] == ["math", "brevity", "lambda", "lambda_2", "x"]
     assert rubric.success == "brevity"
-    (score,) = rubric.score(replace(PROBLEM, source="f.jsonl"), ["#### 2"], [False])
+    (score,) = rubric.score(replace(PROBLEM, source="f.jsonl"), ["#### 2"], [False], [1])
     assert score.reward == 2.0 * (1.0 - 3.0 + 1.0 + 2.0 - 6.0)
     assert score.reasons == {"math": "2 is the reference"}
-    with pytest.raises(RewardError, match=r"no built-in reward 'maths', only math, format. Did you mean 'math'\?"):
+    with pytest.raises(
+        RewardError, match=r"no built-in reward 'maths', only math, format, overlong. Did you mean 'math'\?"
+    ):
         build_rubric([RewardConfig(name="maths")])
     with pytest.raises(RewardError, match="success: 'matth' is none of the rewards"):
         build_rubric([RewardConfig(name="math")], success="matth")
@@ -265,6 +267,39 @@ def test_format() -> None:
     assert reward("work\nmore #### 36\n").value == 1.0
     assert reward("#### 36 or so").value == 0.0
     rubric = build_rubric([RewardConfig(name="format", pattern="<think>.*</think>.+")])
-    assert [score.passed for score in rubric.score(PROBLEM, ["<think>\n</think>x", "x"], [False] * 2)] == [True, False]
+    assert [score.passed for score in rubric.score(PROBLEM, ["<think>\n</think>x", "x"], [False] * 2, [1, 1])] == [
+        True,
+        False,
+    ]
     with pytest.raises(ConfigError, match=r"pattern: 'a\(b' is no regular expression: .* at position 1"):
         format_reward("a(b")
+
+
+@pytest.mark.parametrize("signature", ["single", "batch"])
+def test_the_length_in_tokens_is_at_hand(signature: str) -> None:
+    def single(completion: str, completion_length: int) -> float:
+        return completion_length / 10
+
+    def batch(completions: list[str], completion_length: list[int]) -> list[float]:
+        return [length / 10 for length in completion_length]
+
+    scores = Rubric([Reward("r", single if signature == "single" else batch)]).score(
+        PROBLEM, TEXTS, [False] * 2, [3, 7]
+    )
+    assert [score.reward for score in scores] == [0.3, 0.7]
+
+
+def test_the_soft_overlong_penalty() -> None:
+    configs = [RewardConfig(name="math"), RewardConfig(name="overlong", buffer=4, weight=0.5)]
+    rubric = build_rubric(configs, max_completion_length=20)
+    lengths = [1, 16, 17, 18, 20, 25]
+    scores = rubric.score(PROBLEM, ["#### 4"] * 6, [False] * 6, lengths)
+    assert [score.parts["overlong"] for score in scores] == [0.0, 0.0, -0.25, -0.5, -1.0, -1.0]
+    assert [score.reward - scores[0].reward for score in scores] == [0.0, 0.0, -0.125, -0.25, -0.5, -0.5]
+    assert scores[2].reasons["overlong"] == "17 of 20 tokens; free up to 16"
+    for wrong, message in (
+        ({"name": "overlong"}, "the reward 'overlong' needs a `buffer`, such as 256 tokens"),
+        ({"name": "math", "buffer": 3}, "`buffer` belongs to the reward 'overlong', not to 'math'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            RewardConfig.model_validate(wrong)

@@ -22,7 +22,9 @@ class Lengths:
     def __init__(self) -> None:
         self.asked: list[tuple[str, list[str], list[bool]]] = []
 
-    def score(self, problem: Problem, texts: Sequence[str], truncated: Sequence[bool]) -> list[Score]:
+    def score(
+        self, problem: Problem, texts: Sequence[str], truncated: Sequence[bool], lengths: Sequence[int]
+    ) -> list[Score]:
         self.asked.append((problem.id, list(texts), list(truncated)))
         return [Score(len(text), {"length": len(text)}, len(text) >= 2) for text in texts]
 
@@ -71,7 +73,9 @@ def test_a_problem_that_stands_twice_in_a_step_gets_other_draws():
 class Alternating:
     """Problems named by a capital have signal; the completions of all others pass."""
 
-    def score(self, problem: Problem, texts: Sequence[str], truncated: Sequence[bool]) -> list[Score]:
+    def score(
+        self, problem: Problem, texts: Sequence[str], truncated: Sequence[bool], lengths: Sequence[int]
+    ) -> list[Score]:
         values = [float(sample) if problem.id.isupper() else 1.0 for sample in range(len(texts))]
         return [Score(value, {"r": value}, value >= 1) for value in values]
 
@@ -146,7 +150,9 @@ def test_with_factor_one_nothing_but_collect_is_done() -> None:
 
 def test_after_a_reward_that_raises_the_engine_is_ready_again():
     class Broken(Lengths):
-        def score(self, problem: Problem, texts: Sequence[str], truncated: Sequence[bool]) -> list[Score]:
+        def score(
+            self, problem: Problem, texts: Sequence[str], truncated: Sequence[bool], lengths: Sequence[int]
+        ) -> list[Score]:
             raise RewardError("no")
 
     engine = ScriptedEngine(by_prompt)

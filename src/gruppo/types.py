@@ -151,8 +151,10 @@ class Stateful(Protocol):
 class Scorer(Protocol):
     """What collecting and evaluating need of a rubric."""
 
-    def score(self, problem: Problem, texts: Sequence[str], truncated: Sequence[bool]) -> list[Score]:
-        """One score per text, in order."""
+    def score(
+        self, problem: Problem, texts: Sequence[str], truncated: Sequence[bool], lengths: Sequence[int]
+    ) -> list[Score]:
+        """One score per text, in order; whether it was cut off, and its length in tokens, one item each."""
         ...
 
 

@@ -186,6 +186,13 @@ def _names(config: "Config") -> Iterator[Conflict]:
         yield Conflict(("rewards",), f"rewards: each reward may stand once, got {names}")
     if config.success is not None and config.success not in names:
         yield Conflict(("success", "rewards"), f"success: '{config.success}' is none of the rewards {names}")
+    if config.success_name == "overlong":
+        text = "success: the reward 'overlong' only punishes; put another reward first, or name it in success"
+        yield Conflict(("success", "rewards"), text)
+    for reward in config.rewards:
+        if reward.buffer is not None and reward.buffer > config.max_completion_length:
+            text = f"buffer: {reward.buffer} is above max_completion_length {config.max_completion_length}; lower it"
+            yield Conflict(("rewards", "max_completion_length"), f"rewards: {text}")
     if config.prompt_template is not None and "{prompt}" not in config.prompt_template:
         yield Conflict(("prompt_template",), "prompt_template: must contain {prompt}")
 

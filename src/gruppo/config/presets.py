@@ -113,7 +113,8 @@ _PAPERS = (
             "loss_aggregation": "every token weighs the same, also in long outputs",
             "max_sampling_factor": "dynamic sampling; the paper sets no bound, its released run draws batches of "
             "1,536 for 512",
-            "truncated": "overlong filtering; the paper's soft overlong punishment is a reward, not an option",
+            "truncated": "overlong filtering; the paper's soft overlong punishment is the reward `overlong`, not an "
+            "option",
             "minibatches": "16 gradient updates for each batch of rollouts",
             "max_completion_length": "16,384, and 4,096 more in which the paper's punishment grows",
         },

@@ -12,7 +12,7 @@ class RewardConfig(Section):
     """One reward of the rubric."""
 
     name: str
-    """A built-in (math, format) or your function as `file.py:function` or `module:function`."""
+    """A built-in (math, format, overlong) or your function as `file.py:function` or `module:function`."""
     weight: float = 1.0
     """Factor of this reward in the sum. Negative punishes."""
     full_scale: float = Field(default=1.0, gt=0)
@@ -21,6 +21,8 @@ class RewardConfig(Section):
     """Only for problems of these data sets, named as under `data:`. Unset: for all."""
     pattern: str | None = None
     """For format: the regular expression that the whole completion must match."""
+    buffer: int | None = Field(default=None, ge=1)
+    """For overlong: tokens before max_completion_length over which the penalty grows from 0 to -1."""
 
     @model_validator(mode="before")
     @classmethod
@@ -28,11 +30,14 @@ class RewardConfig(Section):
         return {"name": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _pattern_for_format(self) -> "RewardConfig":
-        if self.name == "format" and not self.pattern:
-            raise ValueError("the reward 'format' needs a `pattern`, such as '.*####.*'")
-        if self.name != "format" and self.pattern:
-            raise ValueError(f"`pattern` belongs to the reward 'format', not to '{self.name}'")
+    def _own_settings(self) -> "RewardConfig":
+        settings = {"pattern": ("format", "'.*####.*'"), "buffer": ("overlong", "256 tokens")}
+        for setting, (owner, example) in settings.items():
+            given = getattr(self, setting)
+            if self.name == owner and not given:
+                raise ValueError(f"the reward '{owner}' needs a `{setting}`, such as {example}")
+            if self.name != owner and given:
+                raise ValueError(f"`{setting}` belongs to the reward '{owner}', not to '{self.name}'")
         return self
 
 

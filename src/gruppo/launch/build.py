@@ -99,7 +99,8 @@ class Workbench:
             for reward in self.config.rewards
             if reward.name in self.functions
         ]
-        return build_rubric(named, given, self.config.success_name, self.config.reward_scale)
+        limit = self.config.max_completion_length
+        return build_rubric(named, given, self.config.success_name, self.config.reward_scale, limit)
 
     @cached_property
     def engine(self) -> RolloutEngine:

@@ -3,7 +3,8 @@
 Two signatures, told apart by the parameter names:
 
 - single, one completion a call: `completion` (also `generated`, `generated_code`), `prompt`, `answer` (also
-  `ground_truth`), `tests` (also `test_cases`), `truncated`, any column, `**row` for all the rest;
+  `ground_truth`), `tests` (also `test_cases`), `truncated`, `completion_length` (tokens), any column, `**row` for
+  all the rest;
 - batch, as TRL's: `completions`, `prompts`, every column and every name above as a list with one item per
    completion. Where the prompt is a conversation, `prompts` and `completions` are lists of chat messages, as
    there.
@@ -30,7 +31,18 @@ from gruppo.types import Problem
 COMPLETION_NAMES = frozenset({"completion", "generated", "generated_code"})
 BATCH_NAMES = frozenset({"completions", "prompts"})
 _ANSWER_NAMES = ("answer", "ground_truth")
-_OWN_NAMES = ("prompt", "completion", "answer", "tests", "truncated")
+_OWN_NAMES = ("prompt", "completion", "answer", "tests", "truncated", "completion_length")
+_FACTS = ("truncated", "completion_length")
+
+
+@dataclass(frozen=True, slots=True)
+class Completions:
+    """What a reward may know of the completions of a group, one item each."""
+
+    texts: Sequence[str]
+    truncated: Sequence[bool]
+    lengths: Sequence[int]
+    """Tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,23 +74,26 @@ class BoundFunction:
             for parameter in self.parameters
         )
 
-    def arguments(self, problem: Problem, texts: Sequence[str], truncated: Sequence[bool]) -> list[Call]:
+    def arguments(self, problem: Problem, group: Completions) -> list[Call]:
         """The calls that score these completions: one for the batch, or one each. Raises RewardError."""
         if self.batch:
-            return [self._batch_call(problem, texts, truncated)]
-        return [self._single_call(problem, text, cut) for text, cut in zip(texts, truncated, strict=True)]
+            return [self._batch_call(problem, group)]
+        each = zip(group.texts, group.truncated, group.lengths, strict=True)
+        return [self._single_call(problem, *completion) for completion in each]
 
-    def _single_call(self, problem: Problem, text: str, truncated: bool) -> Call:
-        own: dict[str, Any] = {"prompt": problem.prompt, "truncated": truncated}
+    def _single_call(self, problem: Problem, text: str, truncated: bool, length: int) -> Call:
+        own: dict[str, Any] = {"prompt": problem.prompt, "truncated": truncated, "completion_length": length}
         own |= dict.fromkeys(COMPLETION_NAMES, text)
         return self._bind(problem, own)
 
-    def _batch_call(self, problem: Problem, texts: Sequence[str], truncated: Sequence[bool]) -> Call:
+    def _batch_call(self, problem: Problem, group: Completions) -> Call:
+        texts = group.texts
         messages = problem.columns.get(PROMPT_MESSAGES)
         prompt = problem.prompt if messages is None else messages
         completions = list(texts) if messages is None else [[{"role": "assistant", "content": text}] for text in texts]
         own: dict[str, Any] = {"prompts": [prompt] * len(texts), "completions": completions}
-        own |= {"truncated": list(truncated), "prompt": [problem.prompt] * len(texts)}
+        own |= {"truncated": list(group.truncated), "completion_length": list(group.lengths)}
+        own["prompt"] = [problem.prompt] * len(texts)
         own |= {name: list(texts) for name in COMPLETION_NAMES}
         return self._bind(problem, own)
 
@@ -143,8 +158,8 @@ def _row(problem: Problem, own: Mapping[str, Any], repeat: int | None) -> dict[s
     row: dict[str, Any] = {**problem.columns, "answer": problem.answer}
     if repeat is not None:
         row = {name: [value] * repeat for name, value in row.items()}
-        return row | {name: own[name] for name in ("prompts", "completions", "truncated")}
-    return row | {name: own[name] for name in ("prompt", "completion", "truncated")}
+        return row | {name: own[name] for name in ("prompts", "completions", *_FACTS)}
+    return row | {name: own[name] for name in ("prompt", "completion", *_FACTS)}
 
 
 def bind(name: str, function: Callable[..., Any]) -> BoundFunction:

@@ -14,25 +14,23 @@ from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, SupportsFloat
 
 from gruppo.errors import RewardError
-from gruppo.rewards.binding import BoundFunction, Call
+from gruppo.rewards.binding import BoundFunction, Call, Completions
 from gruppo.rewards.result import RewardResult
 from gruppo.types import Problem
 
 _WANTED = "a finite number, None (does not apply) or a RewardResult"
 
 
-def evaluate(
-    bound: BoundFunction, problem: Problem, texts: Sequence[str], truncated: Sequence[bool]
-) -> list[RewardResult | None]:
-    """One result per text; None where the reward does not apply.
+def evaluate(bound: BoundFunction, problem: Problem, group: Completions) -> list[RewardResult | None]:
+    """One result per completion; None where the reward does not apply.
 
     Raises RewardError where the function raises, returns what is no reward, or returns the wrong count.
     """
     if not bound.applies(problem):
-        return [None] * len(texts)
-    returned = _returned(bound, bound.arguments(problem, texts, truncated), problem)
+        return [None] * len(group.texts)
+    returned = _returned(bound, bound.arguments(problem, group), problem)
     if bound.batch:
-        returned = _items(bound, returned[0], problem, len(texts))
+        returned = _items(bound, returned[0], problem, len(group.texts))
     return [_result(bound, value, problem) for value in returned]
 
 

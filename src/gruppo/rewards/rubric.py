@@ -16,15 +16,16 @@ from typing import Any
 
 from gruppo.config.schema import RewardConfig
 from gruppo.errors import RewardError, nearest
-from gruppo.rewards.binding import bind, function_name
+from gruppo.rewards.binding import Completions, bind, function_name
 from gruppo.rewards.calling import evaluate
 from gruppo.rewards.format import format_reward
 from gruppo.rewards.loading import load_function
 from gruppo.rewards.math import math_reward
+from gruppo.rewards.overlong import overlong_reward
 from gruppo.rewards.result import RewardResult
 from gruppo.types import PASS_SHARE, Problem, Score
 
-BUILT_IN = ("math", "format")
+BUILT_IN = ("math", "format", "overlong")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class Rubric:
             meant = [problem for problem in problems if reward.is_for(problem)]
             applicable = [problem for problem in meant if bound.applies(problem)]
             for problem in applicable:
-                bound.arguments(problem, [""], [False])
+                bound.arguments(problem, Completions([""], [False], [0]))
             if meant and not applicable:
                 raise RewardError(
                     f"reward '{bound.name}' ({bound.place}) needs the answer, and none of the "
@@ -88,10 +89,20 @@ class Rubric:
                     "one of them, or add a reward without `data`."
                 )
 
-    def score(self, problem: Problem, texts: Sequence[str], truncated: Sequence[bool]) -> list[Score]:
-        """One score per text, in order. Raises RewardError where a function breaks its contract."""
+    def score(
+        self, problem: Problem, texts: Sequence[str], truncated: Sequence[bool], lengths: Sequence[int]
+    ) -> list[Score]:
+        """One score per text, in order. Raises RewardError where a function breaks its contract.
+
+        Args:
+            problem: whose completions they are.
+            texts: one per completion.
+            truncated: whether the length limit ended it.
+            lengths: tokens.
+        """
+        group = Completions(texts, truncated, lengths)
         results = [
-            evaluate(bound, problem, texts, truncated) if reward.is_for(problem) else [None] * len(texts)
+            evaluate(bound, problem, group) if reward.is_for(problem) else [None] * len(texts)
             for reward, bound in zip(self.rewards, self._bound)
         ]
         decider = self._decider(problem)
@@ -127,8 +138,11 @@ def build_rubric(
     extra: Sequence[Reward | Callable[..., Any]] = (),
     success: str | None = None,
     reward_scale: float = 1.0,
+    max_completion_length: int = 1,
 ) -> Rubric:
     """The rubric of a config, with functions given in Python behind it.
+
+    `max_completion_length`, in tokens, is the limit that the reward `overlong` looks at.
 
     A function of a file is named by the function alone where that is unique (`my.py:brevity` is `brevity`);
     `success` may be either name. Raises RewardError, ConfigError as `Rubric`, `load_function` and
@@ -137,7 +151,7 @@ def build_rubric(
     full_names = [config.name for config in configs]
     short_names = _short_names(full_names)
     rewards = [
-        Reward(short, _function(config), config.weight, config.full_scale, config.data)
+        Reward(short, _function(config, max_completion_length), config.weight, config.full_scale, config.data)
         for short, config in zip(short_names, configs)
     ]
     for item in extra:
@@ -148,11 +162,13 @@ def build_rubric(
     return Rubric(rewards, success, reward_scale)
 
 
-def _function(config: RewardConfig) -> Callable[..., Any]:
+def _function(config: RewardConfig, max_completion_length: int) -> Callable[..., Any]:
     if config.name == "math":
         return math_reward
     if config.name == "format":
         return format_reward(config.pattern or "")
+    if config.name == "overlong":
+        return overlong_reward(max_completion_length, config.buffer or 1)
     if ":" not in config.name:
         raise RewardError(
             f"rewards: no built-in reward '{config.name}', only {', '.join(BUILT_IN)}."

@@ -134,5 +134,6 @@ class Collector:
     def _scored(self, problem: Problem, members: Sequence[Completion]) -> Group:
         ordered = sorted(members, key=lambda completion: completion.sample)
         texts = [self.decoder.decode(completion.token_ids.tolist()) for completion in ordered]
-        scores = self.scorer.score(problem, texts, [completion.truncated for completion in ordered])
+        truncated, lengths = [completion.truncated for completion in ordered], list(map(len, ordered))
+        scores = self.scorer.score(problem, texts, truncated, lengths)
         return Group(problem, tuple(map(Rollout, ordered, texts, scores)))
