@@ -59,8 +59,8 @@ def _parameters(reward: str) -> str:
         ("rewards.py:number", "reward 'rewards.py:number': 'number' of rewards.py is a int, no function."),
         (
             "mth",
-            "rewards: no built-in reward 'mth', only math, format. Did you mean 'math'? Your own is file.py:function or"
-            " module:function.",
+            "rewards: no built-in reward 'mth', only math, format, overlong. Did you mean 'math'? Your own is "
+            "file.py:function or module:function.",
         ),
         (
             "nowhere:f",

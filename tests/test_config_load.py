@@ -201,8 +201,8 @@ def test_one_wrong_field(tmp_path: Path, line: str, wrong: str | None) -> None:
     if wrong is None:
         assert lines == [
             "run.yaml: 2 fields are wrong",
-            "  rewards.0.name: must be given (A built-in (math, format, overlong) or your function as `file.py:function` or "
-            "`module:function`)",
+            "  rewards.0.name: must be given (A built-in (math, format, overlong) or your function as "
+            "`file.py:function` or `module:function`)",
             "  rewards.0.nme: there is no such field. Did you mean 'name'?",
         ]
     else:

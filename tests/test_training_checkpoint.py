@@ -154,8 +154,10 @@ def test_three_poisoned_steps_in_a_row_end_the_run():
     controls = Controls(100)
     for poisoned in (True, True, False, True, True):
         controls.advance(poisoned=poisoned)
+        controls.give_up_if_poisoned()
+    controls.advance(poisoned=True)
     with pytest.raises(TrainingError, match=r"step 6: loss or gradient was not finite 3 times in a row.*learning_rate"):
-        controls.advance(poisoned=True)
+        controls.give_up_if_poisoned()
 
 
 def test_an_adaptive_beta_follows_the_kl_within_bounds():

@@ -60,13 +60,16 @@ class Controls:
         return every is not None and self.step % every == 0 and 0 < self.step < self.steps
 
     def advance(self, *, poisoned: bool) -> None:
-        """Count a step; `poisoned`: its loss or gradient was not finite, and no optimizer step was made.
-
-        Raises:
-            TrainingError: that was so for several steps in a row.
-        """
+        """Count a step; `poisoned`: its loss or gradient was not finite, and no optimizer step was made."""
         self.step += 1
         self._skipped = self._skipped + 1 if poisoned else 0
+
+    def give_up_if_poisoned(self) -> None:
+        """End the run where it can't go on.
+
+        Raises:
+            TrainingError: several steps in a row were poisoned.
+        """
         if self._skipped >= MAX_SKIPPED_IN_A_ROW:
             raise TrainingError(
                 f"step {self.step}: loss or gradient was not finite {self._skipped} times in a row, so the weights "

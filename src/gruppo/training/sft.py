@@ -143,6 +143,7 @@ class SFTTrainer:
                         "epoch": self.stream.epoch,
                     },
                 )
+                self.controls.give_up_if_poisoned()
                 if self.checkpoints is not None:
                     self.checkpoints.save_if_due(self.controls.step, last=self.controls.done)
 

@@ -81,10 +81,12 @@ class Trainer:
                 advantages, penalties = self._advantages(collected.groups, loss)
                 update = self.policy.update(self._batch(collected.groups, advantages), loss, numbers.lr_factor)
                 version = publish(self.policy, self.collector.engine)
-                self._count(update)
+                self.controls.advance(poisoned=update.skipped_optimizer_steps > 0 and not update.stepped)
                 kl = update.kl_to_reference if penalties is None else float(penalties.mean())
                 self._record(collected, advantages, replace(update, kl_to_reference=kl), numbers, loss, version, clock)
                 self._follow_up(collected.all_groups, kl)
+                with self._nothing_lost():
+                    self.controls.give_up_if_poisoned()
                 if self.checkpoints is not None:
                     self.checkpoints.save_if_due(self.controls.step, last=self.controls.done)
 
@@ -126,11 +128,6 @@ class Trainer:
     def _batch(self, groups: Sequence[Group], advantages: Tensor) -> Batch:
         batch = build_batch(groups, advantages, mask_truncated=self.settings.truncated == "mask")
         return batch if self.demonstrations is None else replace(batch, demonstrations=self.demonstrations.take())
-
-    def _count(self, update: UpdateStats) -> None:
-        """Count the step. Numbers that stay not finite end the run, with the last good weights in a checkpoint."""
-        with self._nothing_lost():
-            self.controls.advance(poisoned=update.skipped_optimizer_steps > 0 and not update.stepped)
 
     def _follow_up(self, groups: Sequence[Group], kl: float | None) -> None:
         """What a step's numbers lead to: beta, the reference policy, the curriculum. Each is an event."""
@@ -189,7 +186,7 @@ class Trainer:
 
     @contextmanager
     def _nothing_lost(self) -> Iterator[None]:
-        """Where a step fails (a reward breaks its contract), save the steps made so far, to go on before it."""
+        """Where the block fails (a reward breaks its contract), save the steps made so far, to go on from there."""
         before = self.stream.state_dict()
         try:
             yield
