@@ -1,14 +1,18 @@
 """Every example as a user would run it: a plain script, in a folder of its own."""
 
+import doctest
+import importlib
 import math
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet
 import pytest
+import torch
 from transformers import AutoModelForCausalLM
 
 from gruppo.monitor.run_folder import RunFolder
@@ -75,3 +79,19 @@ def test_custom_reward(tiny_model: Path, problems_file: Path, tmp_path: Path):
     table = pyarrow.parquet.read_table(RunFolder(tmp_path / "run").rollouts_path(1))
     assert table.num_rows == 16
     assert str(table.to_pylist()).count("cut off") == round(16 * (1 - value["reward/tidy/ended"]))
+
+
+def test_the_example_of_the_algorithms_page_says_what_is_true():
+    page = (EXAMPLES.parent / "docs" / "algorithm.md").read_text()
+    code = page.split("```python\n", 1)[1].split("```", 1)[0]
+    found: dict[str, Any] = {}
+    exec(code, found)
+    assert found["advantages"].tolist() == [[-1.0, 1.0, 1.0, -1.0]]
+    assert found["loss"].item() == 0.0
+    assert found["kl"].max().item() == pytest.approx(math.exp(-0.1) + 0.1 - 1, abs=1e-7)
+
+
+@pytest.mark.parametrize("module", ["advantages", "kl", "losses"])
+def test_the_examples_of_the_formulas_say_what_is_true(module: str):
+    found = doctest.testmod(importlib.import_module(f"gruppo.algorithm.{module}"), extraglobs={"torch": torch})
+    assert (found.attempted > 0, found.failed) == (True, 0)
