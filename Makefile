@@ -39,6 +39,8 @@ lint: setup
 
 results: setup
 	$(BIN)/python benchmarks/results.py $(if $(WORDS),--words $(WORDS)) $(if $(GSM8K),--gsm8k $(GSM8K)) $(ARGS)
+	$(BIN)/python benchmarks/variants.py
+	$(BIN)/python benchmarks/curriculum.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache

@@ -102,9 +102,12 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
-def test_with_everything_on_a_run_that_crashed_goes_on_to_the_same_bits(tiny_model: Path, graded: Path, tmp_path: Path):
+@pytest.mark.parametrize("adapter", [{}, {"lora_rank": 2, "learning_rate": 0.01}], ids=["full", "lora"])
+def test_with_everything_on_a_run_that_crashed_goes_on_to_the_same_bits(
+    adapter: dict[str, Any], tiny_model: Path, graded: Path, tmp_path: Path
+):
     def settings(out: str) -> Config:
-        return config(tiny_model, graded, tmp_path / out, **EVERYTHING, demonstrations=str(graded))
+        return config(tiny_model, graded, tmp_path / out, **EVERYTHING, **adapter, demonstrations=str(graded))
 
     whole = train(settings("whole"))
     with pytest.raises(ZeroDivisionError):
