@@ -77,10 +77,11 @@ class Recorder:
             self.folder.append_event("finding", **finding.to_json())
             self.observer.note(str(finding))
 
-    def event(self, kind: str, step: int, text: str) -> None:
-        """Write something that the run did by itself to events.jsonl and tell the observer."""
+    def event(self, kind: str, step: int, text: str, *, tell: bool = True) -> None:
+        """Write something that the run did by itself to events.jsonl, and tell the observer if it is rare."""
         self.folder.append_event(kind, step=step, text=text)
-        self.observer.note(f"step {step}: {text}")
+        if tell:
+            self.observer.note(f"step {step}: {text}")
 
     def close(self) -> None:
         """Finish the mirrors."""

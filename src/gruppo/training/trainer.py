@@ -23,7 +23,7 @@ from gruppo.monitor.recorder import Recorder
 from gruppo.rollout.collect import Collected, Collector
 from gruppo.rollout.draws import derive_seed
 from gruppo.training.checkpoint import Checkpoints
-from gruppo.training.controls import Controls
+from gruppo.training.controls import BETA_FACTOR_RANGE, Controls
 from gruppo.training.losses import LossSettings, UpdateStats
 from gruppo.training.packing import Batch, build_batch
 from gruppo.training.policy import Policy
@@ -133,11 +133,13 @@ class Trainer:
         """What a step's numbers lead to: beta, the reference policy, the curriculum. Each is an event."""
         step, controls = self.controls.step, self.controls
         if controls.adapt_beta(kl):
-            text = f"KL {kl:.3g} nats per token: the beta that was set is times {controls.beta_factor:.3g} from here"
-            self.recorder.event("beta", step, text)
+            text = f"KL {kl:.3g} nats per token: beta is {controls.beta_factor:.3g} times what was set from here"
+            at_bound = controls.beta_factor in BETA_FACTOR_RANGE
+            self.recorder.event("beta", step, text + ", its bound" * at_bound, tell=at_bound)
         if controls.refresh_due:
-            self.policy.refresh_reference(self.settings.reference_decay)
-            text = f"the reference policy keeps {self.settings.reference_decay:g} of what it was"
+            decay = self.settings.reference_decay
+            self.policy.refresh_reference(decay)
+            text = f"the reference policy is refreshed: {decay:g} of it stays, {1 - decay:g} is the policy as it is now"
             self.recorder.event("reference_refreshed", step, text)
         self.stream.observe(groups)
         passed = float(np.mean([[rollout.score.passed for rollout in group.rollouts] for group in groups]))
