@@ -13,9 +13,11 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
+from statistics import mean, stdev
 
 ROOT = Path(__file__).resolve().parent.parent
 STORE = ROOT / "benchmarks" / "results"
@@ -117,6 +119,7 @@ def render() -> None:
         ("demo", "The demo: arithmetic from scratch, ten seeds", demo_table),
         ("words", "Real word problems from scratch", words_table),
         ("variants", "Presets and disputed choices on the demo's task", variants_table),
+        ("curriculum", "A curriculum of rising length against none, arithmetic", curriculum_table),
         ("first_run", "0.5B parameters on GSM8K: the shape of a first run", first_table),
     ):
         path = STORE / f"{name}.json"
@@ -196,6 +199,43 @@ def variants_table(rows: list[dict]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     note = "Sampled pass@1 on 200 held-out problems. Training reward: mean of the first and of the last five steps."
     return "\n".join([*lines, "", note])
+
+
+def curriculum_table(rows: list[dict]) -> str:
+    """Every arm's held-out pass@1 by length, and its difference to no curriculum, seed by seed."""
+    seeds = sorted({row["seed"] for row in rows})
+    own = {(row["arm"], row["seed"]): row for row in rows}
+    names = list(dict.fromkeys(row["arm"] for row in rows))
+    lines = [
+        "| arm | 1 digit | 2 digits | 3 digits | all | 3 digits - mixed, by seed | all - mixed, by seed "
+        "| 1,000 tokens | groups without signal |",
+        "|---|---|---|---|---|---|---|---|---|",
+        f"| before | {' | '.join(_spread(_figures(own[names[0], seed]['before'])[i] for seed in seeds) for i in range(4))}"
+        " | | | | |",
+    ]
+    for name in names:
+        after, mixed = ([_figures(own[arm, seed]["after"]) for seed in seeds] for arm in (name, names[0]))
+        cells = [name, *(_spread(figures[i] for figures in after) for i in range(4))]
+        for i in (2, 3):
+            gaps = [figures[i] - others[i] for figures, others in zip(after, mixed, strict=True)]
+            cells.append("" if name == names[0] else f"{', '.join(f'{gap:+.3f}' for gap in gaps)} ({_spread(gaps)})")
+        cells.append(f"{sum(own[name, seed]['tokens'] for seed in seeds) / len(seeds) / 1000:.0f}")
+        cells.append(f"{sum(own[name, seed]['no_signal_share'] for seed in seeds) / len(seeds):.2f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    note = (
+        "Sampled pass@1, mean +- standard deviation over the seeds; 100 held-out problems of each length, 8 samples "
+        "each. Every arm: 60 steps of 32 problems x 8 from the same model of its seed."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def _figures(by_length: list[float]) -> list[float]:
+    return [*by_length, sum(by_length) / len(by_length)]
+
+
+def _spread(values: Iterable[float]) -> str:
+    values = list(values)
+    return f"{mean(values):.3f} +- {stdev(values):.3f}" if len(values) > 1 else f"{values[0]:.3f}"
 
 
 def first_table(rows: list[dict]) -> str:
