@@ -2,11 +2,11 @@
 
     python benchmarks/curriculum.py [--seeds 0-2] [--steps 60] [--out DIR] [--only NAME ...]
 
-A seed's model is made once, by SFT on worked demonstrations of which three in a hundred have three digits; each arm goes on
-from it with the same number of steps, problems and completions, on the same data, and differs in nothing but which
-difficulty it takes when. The learning rate is constant after the warm-up: were it to fall, the curriculum would meet
-the long problems when least is learnt from them. Figures are kept in benchmarks/results/curriculum.json and rendered
-into docs/results.md by benchmarks/results.py.
+A seed's model is made once, by SFT on worked demonstrations of which three in a hundred have three digits; each arm
+goes on from it with the same number of steps, problems and completions, on the same data, and differs in nothing but
+which difficulty it takes when. The learning rate is constant after the warm-up: were it to fall, the curriculum would
+meet the long problems when least is learnt from them. Figures are kept in benchmarks/results/curriculum.json and
+rendered into docs/results.md by benchmarks/results.py.
 """
 
 import argparse
@@ -133,10 +133,10 @@ def prepare(seed: int, steps: int, out: Path) -> None:
     rng = np.random.default_rng((seed, 10))
     lengths = rng.choice(LENGTHS, SFT_STEPS * SFT_BATCH, p=SFT_SHARES)
     drawn = (make_problem(rng, (int(length), int(length)), held_out=False) for length in lengths)
-    _write(out / "sft.jsonl", [{"question": p.question, "completion": p.worked} for p in drawn])
+    write(out / "sft.jsonl", [{"question": p.question, "completion": p.worked} for p in drawn])
     for name, held_out, count in (("train", False, 32 * steps), ("test", True, HELD_OUT)):
         rows = [row for length in LENGTHS for row in problems(rng, length, held_out, count)]
-        _write(out / f"{name}.jsonl", rows)
+        write(out / f"{name}.jsonl", rows)
     build_model(out / "start-model", seed)
 
 
@@ -149,8 +149,8 @@ def problems(rng: np.random.Generator, length: int, held_out: bool, count: int) 
     return [{"question": p.question, "answer": p.answer, "difficulty": length} for p in found.values()]
 
 
-def arm(base: Config, name: str, values: dict[str, Any]) -> dict[str, Any]:
-    """One arm from the model of one seed."""
+def arm(base: Config, name: str, values: dict[str, Any], parts: int = len(LENGTHS)) -> dict[str, Any]:
+    """One arm from the model of one seed; parts: difficulties that are evaluated, each with as many problems."""
     folder = Path(base.output_dir).parent
     where = folder / "".join(letter if letter.isalnum() else "-" for letter in name)
     plain = {field: getattr(base, field) for field in base.model_fields_set}
@@ -161,8 +161,8 @@ def arm(base: Config, name: str, values: dict[str, Any]) -> dict[str, Any]:
     spans = [row["span"] for row in metrics]
     return {
         "values": values,
-        "before": by_length(before(base, folder)),
-        "after": by_length(result.after),
+        "before": by_part(before(base, folder), parts),
+        "after": by_part(result.after, parts),
         "tokens": sum(row["generated_tokens"] for row in metrics),
         "no_signal_share": round(sum(row["no_signal_share"] for row in metrics) / len(metrics), 4),
         "skipped": sum(row["optimizer_step"] == 0 for row in metrics),
@@ -180,14 +180,13 @@ def before(base: Config, folder: Path) -> Evaluation:
     return Evaluation.from_json(json.loads(kept.read_text()))
 
 
-def by_length(evaluation: Evaluation) -> list[float]:
-    """Sampled pass@1 of each length; the problems stand in the file's order, the short ones first."""
-    values = evaluation.values(1)
-    assert len(values) == HELD_OUT * len(LENGTHS)
-    return [round(float(part.mean()), 4) for part in np.split(values, len(LENGTHS))]
+def by_part(evaluation: Evaluation, parts: int) -> list[float]:
+    """Sampled pass@1 of each difficulty; the problems stand in the file's order, the easy ones first."""
+    return [round(float(part.mean()), 4) for part in np.split(evaluation.values(1), parts)]
 
 
-def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Rows as JSON lines."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 

@@ -120,6 +120,7 @@ def render() -> None:
         ("words", "Real word problems from scratch", words_table),
         ("variants", "Presets and disputed choices on the demo's task", variants_table),
         ("curriculum", "A curriculum of rising length against none, arithmetic", curriculum_table),
+        ("knights", "Knights and knaves: 3 people first against 3 and 4 mixed", knights_table),
         ("first_run", "0.5B parameters on GSM8K: the shape of a first run", first_table),
     ):
         path = STORE / f"{name}.json"
@@ -202,31 +203,47 @@ def variants_table(rows: list[dict]) -> str:
 
 
 def curriculum_table(rows: list[dict]) -> str:
-    """Every arm's held-out pass@1 by length, and its difference to no curriculum, seed by seed."""
-    seeds = sorted({row["seed"] for row in rows})
-    own = {(row["arm"], row["seed"]): row for row in rows}
-    names = list(dict.fromkeys(row["arm"] for row in rows))
-    lines = [
-        "| arm | 1 digit | 2 digits | 3 digits | all | 3 digits - mixed, by seed | all - mixed, by seed "
-        "| 1,000 tokens | groups without signal |",
-        "|---|---|---|---|---|---|---|---|---|",
-        f"| before | {' | '.join(_spread(_figures(own[names[0], seed]['before'])[i] for seed in seeds) for i in range(4))}"
-        " | | | | |",
-    ]
-    for name in names:
-        after, mixed = ([_figures(own[arm, seed]["after"]) for seed in seeds] for arm in (name, names[0]))
-        cells = [name, *(_spread(figures[i] for figures in after) for i in range(4))]
-        for i in (2, 3):
-            gaps = [figures[i] - others[i] for figures, others in zip(after, mixed, strict=True)]
-            cells.append("" if name == names[0] else f"{', '.join(f'{gap:+.3f}' for gap in gaps)} ({_spread(gaps)})")
-        cells.append(f"{sum(own[name, seed]['tokens'] for seed in seeds) / len(seeds) / 1000:.0f}")
-        cells.append(f"{sum(own[name, seed]['no_signal_share'] for seed in seeds) / len(seeds):.2f}")
-        lines.append(f"| {' | '.join(cells)} |")
+    """Arithmetic of rising length."""
     note = (
         "Sampled pass@1, mean +- standard deviation over the seeds; 100 held-out problems of each length, 8 samples "
         "each. Every arm: 60 steps of 32 problems x 8 from the same model of its seed."
     )
-    return "\n".join([*lines, "", note])
+    return "\n".join([*_arms(rows, ["1 digit", "2 digits", "3 digits"]), "", note])
+
+
+def knights_table(rows: list[dict]) -> str:
+    """Puzzles of more and more people."""
+    note = (
+        "Sampled pass@1, mean +- standard deviation over the seeds of GRPO, all from one model; 100 held-out puzzles "
+        "of each number of people, 4 samples each. Every arm: 16 puzzles x 8 a step."
+    )
+    return "\n".join([*_arms(rows, ["3 people", "4 people"]), "", note])
+
+
+def _arms(rows: list[dict], parts: list[str]) -> list[str]:
+    """Every arm's held-out pass@1 by difficulty, and its difference to the first arm, seed by seed."""
+    seeds = sorted({row["seed"] for row in rows})
+    own = {(row["arm"], row["seed"]): row for row in rows}
+    first, *others = dict.fromkeys(row["arm"] for row in rows)
+    count = len(parts)
+    lines = [
+        f"| arm | {' | '.join(parts)} | all | {parts[-1]} - mixed, by seed | all - mixed, by seed | 1,000 tokens "
+        "| groups without signal |",
+        "|---|" + "---|" * (count + 5),
+    ]
+    before = [_figures(own[first, seed]["before"]) for seed in seeds]
+    lines.append(f"| before | {' | '.join(_spread(f[i] for f in before) for i in range(count + 1))} | | | | |")
+    mixed = [_figures(own[first, seed]["after"]) for seed in seeds]
+    for name in (first, *others):
+        after = [_figures(own[name, seed]["after"]) for seed in seeds]
+        cells = [name, *(_spread(figures[i] for figures in after) for i in range(count + 1))]
+        for i in (count - 1, count):
+            gaps = [figures[i] - without[i] for figures, without in zip(after, mixed, strict=True)]
+            cells.append("" if name == first else f"{', '.join(f'{gap:+.3f}' for gap in gaps)} ({_spread(gaps)})")
+        cells.append(f"{mean(own[name, seed]['tokens'] for seed in seeds) / 1000:.0f}")
+        cells.append(f"{mean(own[name, seed]['no_signal_share'] for seed in seeds):.2f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def _figures(by_length: list[float]) -> list[float]:
