@@ -1,6 +1,6 @@
 """Knights and knaves: 3 people first, then 4, against both mixed, at equal compute: held-out pass@1 by people.
 
-    python benchmarks/knights.py --data DIR [--seeds 0-2] [--steps 40] [--out DIR]
+    python benchmarks/knights.py --data DIR [--seeds 0-2] [--steps 30] [--out DIR]
 
 DIR holds 3ppl_train.parquet and 4ppl_train.parquet (`quiz`, `names`, `statements`). One model of 0.3 million weights
 is made by SFT on generated puzzles in the data's own wordings, one in ten of them with 4 people, worked by trying one
@@ -33,7 +33,7 @@ from gruppo.monitor.progress import SilentProgress
 
 PEOPLE = (3, 4)
 HELD_OUT = 100
-SFT_STEPS, SFT_BATCH, SFT_SHARE_OF_4 = 1000, 32, 0.1
+SFT_STEPS, SFT_BATCH, SFT_SHARE_OF_4 = 600, 32, 0.1
 SHAPE = Shape(64, 256, 3, 4, 2, 512, head_dim=32)
 SIGNS = {"and": "&", "or": "|", "->": ">", "<=>": "="}
 WORDS = {"telling-truth": "knight", "lying": "knave"}
@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the puzzles")
     parser.add_argument("--seeds", default="0-2", help="of GRPO, such as 0-2 or 0,3")
-    parser.add_argument("--steps", type=int, default=40, help="optimizer steps of each arm")
+    parser.add_argument("--steps", type=int, default=30, help="optimizer steps of each arm")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "knights", help="where the runs go")
     arguments = parser.parse_args()
     base = start(arguments.data, arguments.out, arguments.steps)

@@ -239,7 +239,9 @@ def _arms(rows: list[dict], parts: list[str]) -> list[str]:
         cells = [name, *(_spread(figures[i] for figures in after) for i in range(count + 1))]
         for i in (count - 1, count):
             gaps = [figures[i] - without[i] for figures, without in zip(after, mixed, strict=True)]
-            cells.append("" if name == first else f"{', '.join(f'{gap:+.3f}' for gap in gaps)} ({_spread(gaps)})")
+            cells.append(
+                "" if name == first else f"{', '.join(f'{gap:+.3f}' for gap in gaps)} (mean {_spread(gaps, '+')})"
+            )
         cells.append(f"{mean(own[name, seed]['tokens'] for seed in seeds) / 1000:.0f}")
         cells.append(f"{mean(own[name, seed]['no_signal_share'] for seed in seeds):.2f}")
         lines.append(f"| {' | '.join(cells)} |")
@@ -250,9 +252,10 @@ def _figures(by_length: list[float]) -> list[float]:
     return [*by_length, sum(by_length) / len(by_length)]
 
 
-def _spread(values: Iterable[float]) -> str:
+def _spread(values: Iterable[float], sign: str = "") -> str:
     values = list(values)
-    return f"{mean(values):.3f} +- {stdev(values):.3f}" if len(values) > 1 else f"{values[0]:.3f}"
+    spread = f" +- {stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{mean(values):{sign}.3f}{spread}"
 
 
 def first_table(rows: list[dict]) -> str:
