@@ -13,9 +13,11 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
+from statistics import mean, stdev
 
 ROOT = Path(__file__).resolve().parent.parent
 STORE = ROOT / "benchmarks" / "results"
@@ -117,6 +119,8 @@ def render() -> None:
         ("demo", "The demo: arithmetic from scratch, ten seeds", demo_table),
         ("words", "Real word problems from scratch", words_table),
         ("variants", "Presets and disputed choices on the demo's task", variants_table),
+        ("curriculum", "A curriculum of rising length against none, arithmetic", curriculum_table),
+        ("knights", "Knights and knaves: 3 people first against 3 and 4 mixed", knights_table),
         ("first_run", "0.5B parameters on GSM8K: the shape of a first run", first_table),
     ):
         path = STORE / f"{name}.json"
@@ -196,6 +200,62 @@ def variants_table(rows: list[dict]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     note = "Sampled pass@1 on 200 held-out problems. Training reward: mean of the first and of the last five steps."
     return "\n".join([*lines, "", note])
+
+
+def curriculum_table(rows: list[dict]) -> str:
+    """Arithmetic of rising length."""
+    note = (
+        "Sampled pass@1, mean +- standard deviation over the seeds; 100 held-out problems of each length, 8 samples "
+        "each. Every arm: 60 steps of 32 problems x 8 from the same model of its seed."
+    )
+    return "\n".join([*_arms(rows, ["1 digit", "2 digits", "3 digits"]), "", note])
+
+
+def knights_table(rows: list[dict]) -> str:
+    """Puzzles of more and more people."""
+    note = (
+        "Sampled pass@1, mean +- standard deviation over the seeds of GRPO, all from one model; 100 held-out puzzles "
+        "of each number of people, 4 samples each. Every arm: 16 puzzles x 8 a step."
+    )
+    return "\n".join([*_arms(rows, ["3 people", "4 people"]), "", note])
+
+
+def _arms(rows: list[dict], parts: list[str]) -> list[str]:
+    """Every arm's held-out pass@1 by difficulty, and its difference to the first arm, seed by seed."""
+    seeds = sorted({row["seed"] for row in rows})
+    own = {(row["arm"], row["seed"]): row for row in rows}
+    first, *others = dict.fromkeys(row["arm"] for row in rows)
+    count = len(parts)
+    lines = [
+        f"| arm | {' | '.join(parts)} | all | {parts[-1]} - mixed, by seed | all - mixed, by seed | 1,000 tokens "
+        "| groups without signal |",
+        "|---|" + "---|" * (count + 5),
+    ]
+    before = [_figures(own[first, seed]["before"]) for seed in seeds]
+    lines.append(f"| before | {' | '.join(_spread(f[i] for f in before) for i in range(count + 1))} | | | | |")
+    mixed = [_figures(own[first, seed]["after"]) for seed in seeds]
+    for name in (first, *others):
+        after = [_figures(own[name, seed]["after"]) for seed in seeds]
+        cells = [name, *(_spread(figures[i] for figures in after) for i in range(count + 1))]
+        for i in (count - 1, count):
+            gaps = [figures[i] - without[i] for figures, without in zip(after, mixed, strict=True)]
+            cells.append(
+                "" if name == first else f"{', '.join(f'{gap:+.3f}' for gap in gaps)} (mean {_spread(gaps, '+')})"
+            )
+        cells.append(f"{mean(own[name, seed]['tokens'] for seed in seeds) / 1000:.0f}")
+        cells.append(f"{mean(own[name, seed]['no_signal_share'] for seed in seeds):.2f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _figures(by_length: list[float]) -> list[float]:
+    return [*by_length, sum(by_length) / len(by_length)]
+
+
+def _spread(values: Iterable[float], sign: str = "") -> str:
+    values = list(values)
+    spread = f" +- {stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{mean(values):{sign}.3f}{spread}"
 
 
 def first_table(rows: list[dict]) -> str:
