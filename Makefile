@@ -11,7 +11,7 @@ help:
 	@echo "make test      the whole test suite"
 	@echo "make quick     the quick tier of it"
 	@echo "make lint      ruff, pyright, import-linter"
-	@echo "make results   the slow tables of docs/results.md; WORDS=DIR adds the real word problems, GSM8K=FILE the 0.5B run"
+	@echo "make results   the slow tables of docs/results.md; WORDS=DIR adds the real word problems, GSM8K=FILE the 0.5B run, KK=DIR knights and knaves"
 	@echo "make setup     the environment in .venv, with the development extras"
 
 setup: $(STAMP)
@@ -41,6 +41,7 @@ results: setup
 	$(BIN)/python benchmarks/results.py $(if $(WORDS),--words $(WORDS)) $(if $(GSM8K),--gsm8k $(GSM8K)) $(ARGS)
 	$(BIN)/python benchmarks/variants.py
 	$(BIN)/python benchmarks/curriculum.py
+	$(if $(KK),$(BIN)/python benchmarks/knights.py --data $(KK))
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
