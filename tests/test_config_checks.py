@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gruppo.config.advice import advise
-from gruppo.config.checks import REFUSALS, WARNINGS, changed, own
+from gruppo.config.checks import REFUSALS, WARNINGS, changed, conflicts, own
 from gruppo.config.load import load_config
 from gruppo.config.reference import options
 from gruppo.config.schema import Config
@@ -158,7 +158,9 @@ def test_a_decay_without_beta_lacks_both() -> None:
     ids=str,
 )
 def test_what_can_stand_together_is_not_refused(values: dict[str, Any]) -> None:
-    load_config(None, {"model": "m", "data": "d", **values})
+    config, notes = load_config(None, {"model": "m", "data": "d", **values})
+    assert (notes, conflicts(config)) == ([], [])
+    assert config.model_fields_set == {"model", "data", *(name.partition(".")[0] for name in values)}
 
 
 # ---- the curriculum
