@@ -97,10 +97,11 @@ def _items(bound: BoundFunction, returned: Any, problem: Problem, count: int) ->
 def _result(bound: BoundFunction, value: Any, problem: Problem) -> RewardResult | None:
     if value is None:
         return None
-    result = value if isinstance(value, RewardResult) else RewardResult(value)
-    numbers = {"": result.value, **result.parts}
-    checked = {name: _number(bound, number, problem, name) for name, number in numbers.items()}
-    return RewardResult(checked.pop(""), checked, str(result.reason))
+    number = _number(bound, value, problem, "")
+    if not isinstance(value, RewardResult):
+        return RewardResult(number)
+    parts = {name: _number(bound, part, problem, name) for name, part in value.parts.items()}
+    return RewardResult(number, parts, str(value.reason))
 
 
 def _number(bound: BoundFunction, value: Any, problem: Problem, part: str) -> float:
