@@ -184,10 +184,14 @@ def test_stages_are_named(tmp_path: Path) -> None:
         ("eval: yes", "eval: got true, wanted a section of `name: value` lines"),
         ("rewards: []", "rewards: got [], wanted at least one"),
         ("rewards: [{nme: math}]", None),
-        ("rewards: format", "rewards.0: the reward 'format' needs a `pattern`, such as '.*####.*'"),
+        (
+            "rewards: format",
+            "rewards.0: the reward 'format' needs a `pattern`, such as '.*####.*', or `tags`, such as [think, answer], "
+            "or a `json_schema`",
+        ),
         (
             "rewards: {name: math, pattern: x}",
-            "rewards.0: `pattern` belongs to the reward 'format', not to 'math'",
+            "rewards.0.pattern: belongs to the reward 'format', not to 'math'",
         ),
         ("rewards: [math, math]", "rewards: each reward may stand once, got ['math', 'math']"),
         ("success: mat", "success: 'mat' is none of the rewards ['math']"),
@@ -201,7 +205,7 @@ def test_one_wrong_field(tmp_path: Path, line: str, wrong: str | None) -> None:
     if wrong is None:
         assert lines == [
             "run.yaml: 2 fields are wrong",
-            "  rewards.0.name: must be given (A built-in (math, format, overlong) or your function as "
+            "  rewards.0.name: must be given (A built-in (docs/rewards.md) or your function as "
             "`file.py:function` or `module:function`)",
             "  rewards.0.nme: there is no such field. Did you mean 'name'?",
         ]

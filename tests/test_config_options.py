@@ -5,6 +5,7 @@ import pytest
 from gruppo.config.advice import RULES, advise
 from gruppo.config.load import ALIASES, LISTS, load_config
 from gruppo.config.reference import options
+from gruppo.config.rewards import REWARDS
 from gruppo.config.schedules import lr_factor
 from gruppo.config.schema import Config, LRSchedule, OptimizerFields, RewardConfig
 
@@ -49,8 +50,28 @@ def test_the_list_is_frozen_and_short() -> None:
     assert len({name.rpartition(".")[2] for name in expected} | lists) < 100
 
 
+REWARD = "name weight full_scale data gate time_limit on_error isolation"
+REWARDS_OWN = {
+    "math": "strict tolerance",
+    "code": "score test_seconds seconds memory_mb",
+    "format": "pattern tags json_schema",
+    "overlong": "buffer",
+    "length": "shape budget rate",
+    "language": "language",
+    "repetition": "ngram",
+    "reflection": "phrases most",
+    "keywords": "",
+    "qa": "mode levels partial_at",
+    "logic": "",
+}
+"""What a built-in reward asks for besides: the keyword options of its function, and no words of the config
+(docs/decisions/0008)."""
+
+
 def test_the_fields_of_a_reward() -> None:
-    assert list(RewardConfig.model_fields) == ["name", "weight", "full_scale", "data", "pattern", "buffer"]
+    assert list(RewardConfig.model_fields) == REWARD.split()
+    own = {name: section.model_fields.keys() - RewardConfig.model_fields.keys() for name, section in REWARDS.items()}
+    assert own == {name: set(words.split()) for name, words in REWARDS_OWN.items()}
 
 
 def test_every_option_has_help_of_a_sentence() -> None:

@@ -11,6 +11,7 @@ from gruppo.rollout.collect import Collector
 from gruppo.rollout.engine import ScriptedEngine
 from gruppo.types import GroupRequest, Problem, SamplingParams, Score
 from models import Letters
+from scorers import AtOnce
 
 A, W, STOP = 0, 22, 30
 """`a` is right, `w` marks a worked answer, 30 (`4`) ends."""
@@ -29,7 +30,7 @@ def script(request: GroupRequest, sample: int) -> list[int]:
     return SCRIPT[request.problem_id][4 if request.sampling.temperature == 0 else sample]
 
 
-class HasA:
+class HasA(AtOnce):
     def score(
         self, problem: Problem, texts: Sequence[str], truncated: Sequence[bool], lengths: Sequence[int]
     ) -> list[Score]:

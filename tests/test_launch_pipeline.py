@@ -52,7 +52,7 @@ def config(model: Path, problems: Path, out: Path, **changes: Any) -> Config:
         "max_completion_length": 8,
         "learning_rate": 0.002,
         "checkpoint_every": 2,
-        "rewards": [RewardConfig(name="digits")],
+        "rewards": [RewardConfig(name="digits", on_error="stop", isolation="inline")],
         "sft": sft,
         "eval": EvalConfig(data=str(problems), samples=4, max_problems=4),
     }

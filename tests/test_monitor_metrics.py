@@ -42,6 +42,7 @@ def test_group_metrics_are_the_numbers_worked_out_by_hand() -> None:
         "reward_std": pytest.approx(math.sqrt(0.375)),
         "reward/math": 0.25,
         "reward/format": pytest.approx(1 / 3),
+        "reward_errors": 0.0,
         "no_signal_share": 0.5,
         "pass_at_1": 0.25,
         "completion_length_mean": 5.0,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gruppo.config.schema import RewardConfig
+from gruppo.config.rewards import FormatReward, MathReward, OverlongReward, RewardConfig
 from gruppo.errors import ConfigError, RewardError
 from gruppo.rewards import Reward, RewardResult, Rubric, build_rubric, format_reward, load_function
 from gruppo.types import Problem
@@ -252,9 +252,7 @@ def test_build_rubric(tmp_path: Path) -> None:
     (score,) = rubric.score(replace(PROBLEM, source="f.jsonl"), ["#### 2"], [False], [1])
     assert score.reward == 2.0 * (1.0 - 3.0 + 1.0 + 2.0 - 6.0)
     assert score.reasons == {"math": "2 is the reference"}
-    with pytest.raises(
-        RewardError, match=r"no built-in reward 'maths', only math, format, overlong. Did you mean 'math'\?"
-    ):
+    with pytest.raises(RewardError, match=r"no built-in reward 'maths', only math, code, .*Did you mean 'math'\?"):
         build_rubric([RewardConfig(name="maths")])
     with pytest.raises(RewardError, match="success: 'matth' is none of the rewards"):
         build_rubric([RewardConfig(name="math")], success="matth")
@@ -263,16 +261,16 @@ def test_build_rubric(tmp_path: Path) -> None:
 
 
 def test_format() -> None:
-    reward = format_reward(r".*#### -?[0-9]+\s*")
-    assert reward("work\nmore #### 36\n").value == 1.0
-    assert reward("#### 36 or so").value == 0.0
-    rubric = build_rubric([RewardConfig(name="format", pattern="<think>.*</think>.+")])
+    pattern = r".*#### -?[0-9]+\s*"
+    assert format_reward("work\nmore #### 36\n", pattern=pattern) == 1.0
+    assert format_reward("#### 36 or so", pattern=pattern) == 0.0
+    rubric = build_rubric([FormatReward(pattern="<think>.*</think>.+")])
     assert [score.passed for score in rubric.score(PROBLEM, ["<think>\n</think>x", "x"], [False] * 2, [1, 1])] == [
         True,
         False,
     ]
     with pytest.raises(ConfigError, match=r"pattern: 'a\(b' is no regular expression: .* at position 1"):
-        format_reward("a(b")
+        format_reward("x", pattern="a(b")
 
 
 @pytest.mark.parametrize("signature", ["single", "batch"])
@@ -290,16 +288,12 @@ def test_the_length_in_tokens_is_at_hand(signature: str) -> None:
 
 
 def test_the_soft_overlong_penalty() -> None:
-    configs = [RewardConfig(name="math"), RewardConfig(name="overlong", buffer=4, weight=0.5)]
+    configs = [MathReward(), OverlongReward(buffer=4, weight=0.5)]
     rubric = build_rubric(configs, max_completion_length=20)
     lengths = [1, 16, 17, 18, 20, 25]
     scores = rubric.score(PROBLEM, ["#### 4"] * 6, [False] * 6, lengths)
     assert [score.parts["overlong"] for score in scores] == [0.0, 0.0, -0.25, -0.5, -1.0, -1.0]
     assert [score.reward - scores[0].reward for score in scores] == [0.0, 0.0, -0.125, -0.25, -0.5, -0.5]
     assert scores[2].reasons["overlong"] == "17 of 20 tokens; free up to 16"
-    for wrong, message in (
-        ({"name": "overlong"}, "the reward 'overlong' needs a `buffer`, such as 256 tokens"),
-        ({"name": "math", "buffer": 3}, "`buffer` belongs to the reward 'overlong', not to 'math'"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            RewardConfig.model_validate(wrong)
+    with pytest.raises(ValueError, match="buffer"):
+        OverlongReward.model_validate({})

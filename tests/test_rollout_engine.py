@@ -7,6 +7,7 @@ from gruppo.rollout.collect import Collected, Collector
 from gruppo.rollout.engine import ScriptedEngine
 from gruppo.types import Group, GroupRequest, Problem, SamplingParams, Score
 from models import Letters, request
+from scorers import AtOnce
 
 SAMPLING = SamplingParams(max_completion_length=4, stop_token_ids=(9,))
 
@@ -16,7 +17,7 @@ def by_prompt(request: GroupRequest, sample: int) -> list[int]:
     return [request.prompt_ids[0]] * (sample + 1) + [9]
 
 
-class Lengths:
+class Lengths(AtOnce):
     """Scores a text by its length, and passes from two letters on; notes what it was asked."""
 
     def __init__(self) -> None:
@@ -70,7 +71,7 @@ def test_a_problem_that_stands_twice_in_a_step_gets_other_draws():
     assert [(r.id, r.problem_id, r.seed) for r in engine.requests] == [(0, "x", 5), (1, "y", 5), (2, "x", 6)]
 
 
-class Alternating:
+class Alternating(AtOnce):
     """Problems named by a capital have signal; the completions of all others pass."""
 
     def score(

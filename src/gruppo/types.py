@@ -3,7 +3,7 @@
 Legend of shapes, here and everywhere: P prompts, G completions in a group, T completion tokens, V vocabulary.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -106,6 +106,8 @@ class Score:
     """Whether the reward named `success` is at least 0.99 of its full scale."""
     reasons: Mapping[str, str] = field(default_factory=dict[str, str])
     """Why, by reward name, where the reward said."""
+    errors: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What went wrong, by reward name: `took longer than 2 s on it`. Empty where nothing did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +153,15 @@ class Stateful(Protocol):
 class Scorer(Protocol):
     """What collecting and evaluating need of a rubric."""
 
-    def score(
+    def submit(
         self, problem: Problem, texts: Sequence[str], truncated: Sequence[bool], lengths: Sequence[int]
-    ) -> list[Score]:
-        """One score per text, in order; whether it was cut off, and its length in tokens, one item each."""
+    ) -> Callable[[], list[Score]]:
+        """Begin to score a group: its texts, whether each was cut off, its length in tokens. What it gives waits
+        for the scores, in order."""
+        ...
+
+    def notes(self) -> list[str]:
+        """What is worth a warning and was not said yet."""
         ...
 
 

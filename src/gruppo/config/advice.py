@@ -45,6 +45,16 @@ RULES: tuple[Advice, ...] = (
         lambda c: c.max_completion_length < 16,
         "very short: truncated completions rarely hold an answer",
     ),
+    Advice(
+        "rewards",
+        lambda c: any(reward.isolation == "inline" for reward in c.rewards),
+        "with isolation: inline a reward runs in the trainer: nothing stops it if it hangs. Keep that for debugging",
+    ),
+    Advice(
+        "rewards",
+        lambda c: any(reward.isolation == "unsafe" for reward in c.rewards),
+        "with isolation: unsafe programs written by the model may do whatever your account may do",
+    ),
 )
 """What no range says."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gruppo.config.complaints import Conflict
 from gruppo.config.presets import PRESETS, layer
+from gruppo.config.rewards import PUNISHING, OverlongReward
 from gruppo.config.span_checks import span_conflicts
 from gruppo.errors import nearest
 
@@ -186,13 +187,16 @@ def _names(config: "Config") -> Iterator[Conflict]:
         yield Conflict(("rewards",), f"rewards: each reward may stand once, got {names}")
     if config.success is not None and config.success not in names:
         yield Conflict(("success", "rewards"), f"success: '{config.success}' is none of the rewards {names}")
-    if config.success_name == "overlong":
-        text = "success: the reward 'overlong' only punishes; put another reward first, or name it in success"
+    if config.success_name in PUNISHING:
+        text = f"success: the reward '{config.success_name}' only punishes; put another first, or name it in success"
         yield Conflict(("success", "rewards"), text)
     for reward in config.rewards:
-        if reward.buffer is not None and reward.buffer > config.max_completion_length:
+        if isinstance(reward, OverlongReward) and reward.buffer > config.max_completion_length:
             text = f"buffer: {reward.buffer} is above max_completion_length {config.max_completion_length}; lower it"
             yield Conflict(("rewards", "max_completion_length"), f"rewards: {text}")
+        if reward.gate is not None and (reward.gate == reward.name or reward.gate not in names):
+            text = f"rewards: gate: '{reward.gate}' of '{reward.name}' is no other reward of {names}"
+            yield Conflict(("rewards",), text)
     if config.prompt_template is not None and "{prompt}" not in config.prompt_template:
         yield Conflict(("prompt_template",), "prompt_template: must contain {prompt}")
 

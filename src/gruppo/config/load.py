@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from gruppo.config.complaints import Conflict, Conflicts
 from gruppo.config.presets import canonical
+from gruppo.config.rewards import REWARDS, YOURS
 from gruppo.config.schema import Config, DataSource, EvalConfig, RewardConfig, Section, SFTConfig, Span
 from gruppo.errors import ConfigError, nearest
 
@@ -36,8 +37,8 @@ STAGES: Mapping[str, type[Section]] = {"sft": SFTConfig, "eval": EvalConfig}
 LISTS: Mapping[str, type[Section]] = {"rewards": RewardConfig, "data": DataSource, "curriculum": Span}
 """The lists of sections in the GRPO stage."""
 
-SOURCE_KINDS = ("lone path", "path with weight")
-"""The two forms of an item of `data:`, which pydantic puts into the address of a mistake."""
+KINDS: Mapping[str, tuple[str, ...]] = {"rewards": (*REWARDS, YOURS), "data": ("lone path", "path with weight")}
+"""The kinds of items of a list, which pydantic puts into the address of a mistake."""
 
 _Model = TypeVar("_Model", bound=Section)
 Values = dict[str, Any]
@@ -231,8 +232,10 @@ _WANTED = {
 
 def _complaint(model: type[Section], details: ErrorDetails) -> str:
     """One line for one wrong field."""
-    location = ".".join(str(part) for part in details["loc"] if part not in SOURCE_KINDS)
+    location = ".".join(str(part) for part in _address(details))
     kind = details["type"]
+    if kind == "extra_forbidden" and (owner := _owner(details)):
+        return f"{location}: belongs to the reward '{owner}', not to '{details['loc'][2]}'"
     if kind == "extra_forbidden":
         return f"{location}: there is no such field.{nearest(str(details['loc'][-1]), _siblings(model, details))}"
     if kind == "missing":
@@ -243,6 +246,22 @@ def _complaint(model: type[Section], details: ErrorDetails) -> str:
     wanted = _WANTED.get(kind)
     text = wanted.format(**details.get("ctx", {})) if wanted else details["msg"]
     return f"{location}: got {_shown(details['input'])}, wanted {text}"
+
+
+def _address(details: ErrorDetails) -> list[int | str]:
+    """Where the wrong field stands, without the kind of a list's item."""
+    loc = list(details["loc"])
+    if len(loc) > 2 and loc[2] in KINDS.get(str(loc[0]), ()):
+        del loc[2]
+    return loc
+
+
+def _owner(details: ErrorDetails) -> str | None:
+    """The reward that an unknown key of another reward belongs to."""
+    loc = details["loc"]
+    if len(loc) != 4 or loc[0] != "rewards":
+        return None
+    return next((name for name, section in REWARDS.items() if loc[3] in section.model_fields), None)
 
 
 def _own_errors(errors: list[ErrorDetails]) -> list[ErrorDetails]:
@@ -263,8 +282,11 @@ def _shown(value: object) -> str:
 
 def _section(model: type[Section], details: ErrorDetails) -> type[Section]:
     """The section that the wrong field stands in."""
-    first = str(details["loc"][0])
-    if len(details["loc"]) > 1 and model is Config:
+    loc = details["loc"]
+    first = str(loc[0])
+    if first == "rewards" and len(loc) > 2:
+        return REWARDS.get(str(loc[2]), RewardConfig)
+    if len(loc) > 1 and model is Config:
         return {**STAGES, **LISTS}.get(first, model)
     return model
 

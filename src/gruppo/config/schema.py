@@ -23,7 +23,8 @@ from gruppo.config.fields import (
     as_tuple,
 )
 from gruppo.config.presets import canonical, filled, unknown
-from gruppo.config.sections import DataSource, EvalConfig, RewardConfig, SFTConfig, Sources, Span
+from gruppo.config.rewards import MathReward, RewardConfig, Rewards
+from gruppo.config.sections import DataSource, EvalConfig, SFTConfig, Sources, Span
 
 __all__ = [
     "Config",
@@ -104,9 +105,7 @@ class Config(DataFields, OptimizerFields):
     system_prompt: str | None = None
     """System message for the chat template."""
 
-    rewards: Annotated[tuple[RewardConfig, ...], BeforeValidator(as_tuple)] = Field(
-        default=(RewardConfig(name="math"),), min_length=1
-    )
+    rewards: Rewards = (MathReward(),)
     """The rubric: a list of rewards; their weighted sum is the reward."""
     success: str | None = None
     """Which reward says that a completion passes. Unset: the first."""

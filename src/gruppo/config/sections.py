@@ -1,44 +1,11 @@
-"""The sections of a config below its top level: rewards, data sources, curriculum spans, the SFT and eval stages."""
+"""The sections of a config below its top level: data sources, curriculum spans, the SFT and eval stages."""
 
 import re
 from typing import Annotated, Any, cast
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from gruppo.config.fields import DataFields, OptimizerFields, Paths, Section, Strings, Text, as_tuple
-
-
-class RewardConfig(Section):
-    """One reward of the rubric."""
-
-    name: str
-    """A built-in (math, format, overlong) or your function as `file.py:function` or `module:function`."""
-    weight: float = 1.0
-    """Factor of this reward in the sum. Negative punishes."""
-    full_scale: float = Field(default=1.0, gt=0)
-    """The value of a perfect completion; a completion passes at 0.99 of it."""
-    data: Strings = ()
-    """Only for problems of these data sets, named as under `data:`. Unset: for all."""
-    pattern: str | None = None
-    """For format: the regular expression that the whole completion must match."""
-    buffer: int | None = Field(default=None, ge=1)
-    """For overlong: tokens before max_completion_length over which the penalty grows from 0 to -1."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _own_settings(self) -> "RewardConfig":
-        settings = {"pattern": ("format", "'.*####.*'"), "buffer": ("overlong", "256 tokens")}
-        for setting, (owner, example) in settings.items():
-            given = getattr(self, setting)
-            if self.name == owner and not given:
-                raise ValueError(f"the reward '{owner}' needs a `{setting}`, such as {example}")
-            if self.name != owner and given:
-                raise ValueError(f"`{setting}` belongs to the reward '{owner}', not to '{self.name}'")
-        return self
+from gruppo.config.fields import DataFields, OptimizerFields, Paths, Section, Text, as_tuple
 
 
 class DataSource(Section):

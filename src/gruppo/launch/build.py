@@ -20,7 +20,9 @@ from gruppo.launch.streams import load_limits, problem_stream
 from gruppo.monitor.mirrors import open_mirrors
 from gruppo.monitor.recorder import Recorder
 from gruppo.monitor.run_folder import RunFolder
-from gruppo.rewards.rubric import Reward, Rubric, build_rubric
+from gruppo.rewards.building import build_rubric, reward_of
+from gruppo.rewards.rubric import Rubric
+from gruppo.rewards.workers import WorkerPool, default_pool
 from gruppo.rollout.collect import Collector
 from gruppo.rollout.draws import derive_seed
 from gruppo.rollout.engine import RolloutEngine
@@ -50,12 +52,14 @@ class Workbench:
         model_name: the folder or hub name to load; a stage before may have made it.
         functions: rewards given as Python objects, by name.
         observer: who is told of notes and progress.
+        pool: the processes in which rewards run; None: those of all calls outside a run.
     """
 
     config: Config
     model_name: str
     functions: dict[str, RewardFunction]
     observer: ProgressObserver
+    pool: WorkerPool | None = None
 
     @cached_property
     def loaded(self) -> LoadedModel:
@@ -93,14 +97,16 @@ class Workbench:
     @cached_property
     def rubric(self) -> Rubric:
         """The rewards."""
-        named = [reward for reward in self.config.rewards if reward.name not in self.functions]
+        config = self.config
+        named = [reward for reward in config.rewards if reward.name not in self.functions]
         given = [
-            Reward(reward.name, self.functions[reward.name], reward.weight, reward.full_scale, reward.data)
-            for reward in self.config.rewards
+            reward_of(reward, function=self.functions[reward.name])
+            for reward in config.rewards
             if reward.name in self.functions
         ]
-        limit = self.config.max_completion_length
-        return build_rubric(named, given, self.config.success_name, self.config.reward_scale, limit)
+        limit = config.max_completion_length
+        pool = self.pool or default_pool()
+        return build_rubric(named, given, config.success_name, config.reward_scale, limit, pool)
 
     @cached_property
     def engine(self) -> RolloutEngine:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gruppo.config.advice import advise
+from gruppo.config.rewards import REWARDS
 from gruppo.config.schema import Config, EvalConfig, RewardConfig
 from gruppo.data.duplicates import overlap_warning
 from gruppo.errors import ConfigError, RunFolderError
@@ -24,6 +25,7 @@ from gruppo.monitor.progress import SilentProgress, make_progress
 from gruppo.monitor.report import write_report
 from gruppo.monitor.run_folder import RunFolder
 from gruppo.rewards.binding import function_name
+from gruppo.rewards.workers import WorkerPool
 from gruppo.training.models import describe, save_model
 from gruppo.types import Problem, ProgressObserver
 
@@ -80,20 +82,23 @@ def run(
     functions = _named(rewards)
     config = _with_functions(config, functions)
     check_packages(config)
-    with RunFolder.open(config.output_dir, config.model_dump(mode="json")) as folder:
-        result = _Pipeline(config, functions, observer, folder, stages, label).run()
+    with (
+        RunFolder.open(config.output_dir, config.model_dump(mode="json")) as folder,
+        WorkerPool(log=folder.path / "rewards.log") as pool,
+    ):
+        result = _Pipeline(config, functions, observer, folder, stages, label, pool).run()
     write_report(result.folder)  # after the lock is given back, or the page would say that the run goes on
     return result
 
 
 def _named(rewards: Sequence[RewardFunction]) -> dict[str, RewardFunction]:
-    """Functions by name: a lambda is `reward`, and a second one of a name `reward_2`."""
+    """Functions by name: a lambda is `reward`, and a second one of a name, or one of a built-in's, `reward_2`."""
     functions: dict[str, RewardFunction] = {}
     for function in rewards:
         plain = function_name(function)
         plain = "reward" if plain == "lambda" else plain
         name, number = plain, 2
-        while name in functions or name == "format":  # the built-in of this name needs a pattern
+        while name in functions or name in REWARDS:
             name, number = f"{plain}_{number}", number + 1
         functions[name] = function
     return functions
@@ -129,6 +134,7 @@ class _Pipeline:
         folder: RunFolder,
         stages: Collection[str],
         label: Label | None,
+        pool: WorkerPool,
     ) -> None:
         self._config = config
         self._functions = functions
@@ -136,6 +142,7 @@ class _Pipeline:
         self._folder = folder
         self._stages = stages
         self._label = label
+        self._pool = pool
 
     def run(self) -> RunResult:
         if self._is_done:
@@ -168,7 +175,7 @@ class _Pipeline:
         self._folder.append_event("stage", name=stage, seconds=round(time.perf_counter() - start, 3))
 
     def _workbench(self, model: str) -> Workbench:
-        return Workbench(self._config, model, self._functions, self._observer)
+        return Workbench(self._config, model, self._functions, self._observer, self._pool)
 
     # ---- the stages
 
@@ -230,7 +237,7 @@ class _Pipeline:
             return True
         if bench is None:
             plain = self._config.model_copy(update=PLAIN)
-            bench = Workbench(plain, str(self._folder.model_path), self._functions, self._observer)
+            bench = Workbench(plain, str(self._folder.model_path), self._functions, self._observer, self._pool)
         self._evaluate(bench, held_out or self._held_out(bench), "after")
         self._folder.mark_done("eval")
         return True
@@ -343,9 +350,10 @@ def evaluate(
     """
     functions = _named(rewards)
     plain = _with_functions(config, functions).model_copy(update=PLAIN)
-    bench = Workbench(plain, config.model, functions, observer or SilentProgress())
-    room = settings.max_completion_length or config.max_completion_length
-    problems = bench.problems(settings.data, settings, "test", room)
-    if not problems:
-        raise ConfigError("eval.data: no problems")
-    return bench.evaluator(settings, problems, None).evaluate("eval")
+    with WorkerPool() as pool:
+        bench = Workbench(plain, config.model, functions, observer or SilentProgress(), pool)
+        room = settings.max_completion_length or config.max_completion_length
+        problems = bench.problems(settings.data, settings, "test", room)
+        if not problems:
+            raise ConfigError("eval.data: no problems")
+        return bench.evaluator(settings, problems, None).evaluate("eval")

@@ -51,6 +51,7 @@ GRPO_METRICS: tuple[Metric, ...] = (
     Metric("reward_mean", "reward", "Mean reward of the step's completions (weighted sum, times reward_scale)."),
     Metric("reward_std", "reward", "Standard deviation of the reward over the step's completions.", low=1e-6),
     Metric("reward/<name>", "reward", "Mean of one reward of the rubric, unweighted, where it applies."),
+    Metric("reward_errors", "completions", "Those of the step on which a reward hung, died, raised or gave no number."),
     Metric("no_signal_share", "share", "Groups whose rewards are all equal; they teach nothing.", high=0.8),
     Metric(
         "pass_at_1",

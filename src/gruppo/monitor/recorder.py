@@ -16,6 +16,9 @@ SHOWN = ("reward_mean", "pass_at_1", "kl_to_reference", "completion_length_mean"
 
 Values = Mapping[str, float | None]
 
+_SHOWN_TEXT = 4000
+"""Characters of a completion, from its end, that an event keeps."""
+
 
 class Recorder:
     """Writes each step's metrics and passes them on. One per stage."""
@@ -83,6 +86,27 @@ class Recorder:
         if tell:
             self.observer.note(f"step {step}: {text}")
 
+    def reward_errors(self, step: int, groups: Sequence[Group]) -> None:
+        """Write each completion on which a reward failed to events.jsonl, with its text, and tell how many."""
+        failed = [(group.problem, rollout) for group in groups for rollout in group.rollouts if rollout.score.errors]
+        for problem, rollout in failed:
+            for reward, text in rollout.score.errors.items():
+                self.folder.append_event(
+                    "reward_error",
+                    step=step,
+                    reward=reward,
+                    problem=problem.id,
+                    sample=rollout.completion.sample,
+                    text=text,
+                    completion=rollout.text[-_SHOWN_TEXT:],
+                )
+        if failed:
+            problem, rollout = failed[0]
+            reward, text = next(iter(rollout.score.errors.items()))
+            where = f"{problem.id}, sample {rollout.completion.sample}"
+            told = f"a reward failed on {len(failed)} completions, such as '{reward}' on {where}: {text}"
+            self.observer.note(f"step {step}: {told} (events.jsonl has them all)")
+
     def close(self) -> None:
         """Finish the mirrors."""
         for mirror in self._mirrors:
@@ -139,6 +163,7 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float | None]:
         "reward_mean": float(rewards.mean()),
         "reward_std": float(rewards.std()),
         **{f"{REWARD_PREFIX}{name}": _mean(values) for name, values in parts.items()},
+        "reward_errors": float(sum(bool(rollout.score.errors) for rollout in rollouts)),
         "no_signal_share": float(np.mean([not group.has_signal for group in groups])),
         "pass_at_1": float(np.mean(passes)),
         "completion_length_mean": float(lengths.mean()),

@@ -177,6 +177,7 @@ def bind(name: str, function: Callable[..., Any]) -> BoundFunction:
             f"reward '{name}' ({place}) has parameters that can't be read; wrap it in a function "
             "such as lambda completion, answer: ..."
         ) from error
+    parameters = tuple(parameter for parameter in parameters if parameter.name not in _fixed(function))
     names = {parameter.name for parameter in parameters}
     batch = bool(names & BATCH_NAMES)
     takes_row = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
@@ -186,6 +187,15 @@ def bind(name: str, function: Callable[..., Any]) -> BoundFunction:
             "call it `completion` (one text a call) or `completions` (a list of them)."
         )
     return BoundFunction(name, function, place, parameters, batch)
+
+
+def _fixed(function: Callable[..., Any]) -> frozenset[str]:
+    """The options that partials have set already: no column of the data may overrule them."""
+    names: set[str] = set()
+    while isinstance(function, functools.partial):
+        names |= function.keywords.keys()
+        function = function.func
+    return frozenset(names)
 
 
 def underlying(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,72 +1,137 @@
-"""Calls of reward functions, synchronous or not, and the check of what they return.
+"""Calls of reward functions, synchronous or not, one outcome for each completion.
+
+The same code runs in the trainer and in a worker process.
 
 1. An async function is awaited for all completions of a group at once. Where an event loop runs already, as
    in a notebook, a thread of its own runs them.
-2. Nothing limits the time that a function takes, until rewards run in processes that can be killed.
-3. Whatever a function raises or returns wrongly is a RewardError with the function's name, file and line.
+2. Nothing here limits the time that a function takes: `gruppo.rewards.workers` does.
+3. In a worker, before each call Python's own random numbers (and NumPy's, where it is loaded) are seeded with the
+   call's arguments, so that a function that draws gives the same in any process, whatever it was asked before.
 """
 
 import asyncio
 import inspect
-import math
+import random
+import sys
 import threading
-from collections.abc import Awaitable, Iterable, Sequence
-from typing import Any, SupportsFloat
+import zlib
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Any
 
-from gruppo.errors import RewardError
-from gruppo.rewards.binding import BoundFunction, Call, Completions
+from gruppo.errors import GruppoError
+from gruppo.rewards.binding import Call
+from gruppo.rewards.outcomes import Failure, Outcome, late, outcome_of, raised, shown
 from gruppo.rewards.result import RewardResult
-from gruppo.types import Problem
 
-_WANTED = "a finite number, None (does not apply) or a RewardResult"
+Numbered = tuple[int, Outcome]
+"""Which completion of the group, and what its call came to."""
 
 
-def evaluate(bound: BoundFunction, problem: Problem, group: Completions) -> list[RewardResult | None]:
-    """One result per completion; None where the reward does not apply.
+def outcomes(
+    function: Callable[..., Any], batch: bool, calls: Sequence[Call], count: int, seconds: float | None = None
+) -> Iterator[Numbered]:
+    """The outcome of each of `count` completions, as they come.
 
-    Raises RewardError where the function raises, returns what is no reward, or returns the wrong count.
+    Args:
+        function: what to call.
+        batch: whether one call is for all completions.
+        calls: one for each completion, or one.
+        count: completions.
+        seconds: that an async call may take to answer, and the sign of a process of its own, where random numbers
+            are seeded before each call; None: no limit, and random numbers are the caller's.
+
+    Raises:
+        GruppoError: the function raised one.
     """
-    if not bound.applies(problem):
-        return [None] * len(group.texts)
-    returned = _returned(bound, bound.arguments(problem, group), problem)
-    if bound.batch:
-        returned = _items(bound, returned[0], problem, len(group.texts))
-    return [_result(bound, value, problem) for value in returned]
+    waiting: dict[int, Awaitable[Any]] = {}
+    for index, call in enumerate(calls):
+        if seconds is not None:
+            _reseed(call)
+        try:
+            value = function(*call.args, **call.kwargs)
+        except GruppoError:
+            raise
+        except (Exception, SystemExit) as error:
+            yield from _numbered(index, batch, count, raised(error))
+            continue
+        if inspect.isawaitable(value):
+            waiting[index] = value
+        else:
+            yield from _of_value(index, batch, count, value)
+    if waiting:
+        for index, value in zip(waiting, _await_all(list(waiting.values()), seconds), strict=True):
+            if isinstance(value, GruppoError):
+                raise value
+            if isinstance(value, Failure):
+                yield from _numbered(index, batch, count, value)
+            elif isinstance(value, BaseException):
+                yield from _numbered(index, batch, count, raised(value))
+            else:
+                yield from _of_value(index, batch, count, value)
 
 
-def _returned(bound: BoundFunction, calls: Sequence[Call], problem: Problem) -> list[Any]:
-    """What the calls return, awaited where they are awaitable."""
-    try:
-        returned = [bound.function(*call.args, **call.kwargs) for call in calls]
-        if any(inspect.isawaitable(value) for value in returned):
-            return _await_all(returned)
-    except RewardError:
-        raise
-    except Exception as error:
-        raise RewardError(
-            f"reward '{bound.name}' ({bound.place}) raised {type(error).__name__} for {problem.id}: {error}"
-        ) from error
-    return returned
+def _numbered(index: int, batch: bool, count: int, outcome: Outcome) -> Iterator[Numbered]:
+    """One outcome for the completion, or for all of them where one call was for all."""
+    return ((each, outcome) for each in (range(count) if batch else (index,)))
 
 
-async def _gather(values: Sequence[Any]) -> list[Any]:
-    async def one(value: Any) -> Any:
-        return await value if isinstance(value, Awaitable) else value
+def _of_value(index: int, batch: bool, count: int, value: Any) -> Iterator[Numbered]:
+    if not batch:
+        yield index, outcome_of(value)
+        return
+    items = _items(value, count)
+    if isinstance(items, Failure):
+        yield from _numbered(index, batch, count, items)
+    else:
+        yield from ((each, outcome_of(item)) for each, item in enumerate(items))
 
-    return list(await asyncio.gather(*(one(value) for value in values)))
+
+def _items(returned: Any, count: int) -> list[Any] | Failure:
+    """The items of what a batch function returned, as many as there are completions."""
+    wanted = f"; wanted a list of {count} numbers, one per completion."
+    if isinstance(returned, (str, bytes, dict, RewardResult)) or not isinstance(returned, Iterable):
+        return Failure("returned", f"returned {shown(returned)} for", wanted, fatal=True)
+    items = list(returned)
+    if len(items) != count:
+        return Failure("returned", f"returned {len(items)} values for the {count} completions of", wanted, fatal=True)
+    return items
 
 
-def _await_all(values: Sequence[Any]) -> list[Any]:
+def _reseed(call: Call) -> None:
+    seed = zlib.crc32(repr((call.args, sorted(call.kwargs))).encode("utf-8", "replace"))
+    for name in ("completion", "generated", "generated_code", "completions"):
+        seed = zlib.crc32(str(call.kwargs.get(name, "")).encode("utf-8", "replace"), seed)
+    random.seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed)
+
+
+def _await_all(values: Sequence[Awaitable[Any]], seconds: float | None) -> list[Any]:
+    """What the awaitables come to, exceptions among them, and a failure for one that took too long."""
+
+    async def limited(value: Awaitable[Any]) -> Any:
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                return await value
+        except TimeoutError:
+            if seconds is not None and limit.expired():
+                return late(seconds)
+            raise
+
+    async def gathered() -> list[Any]:
+        return list(await asyncio.gather(*map(limited, values), return_exceptions=True))
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(_gather(values))
+        return asyncio.run(gathered())
     outcome: list[list[Any]] = []
     failure: list[BaseException] = []
 
     def work() -> None:
         try:
-            outcome.append(asyncio.run(_gather(values)))
+            outcome.append(asyncio.run(gathered()))
         except BaseException as error:  # carried over to the caller's thread
             failure.append(error)
 
@@ -76,50 +141,3 @@ def _await_all(values: Sequence[Any]) -> list[Any]:
     if failure:
         raise failure[0]
     return outcome[0]
-
-
-def _items(bound: BoundFunction, returned: Any, problem: Problem, count: int) -> list[Any]:
-    """The items of what a batch function returned, as many as there are completions."""
-    wanted = f"wanted a list of {count} numbers, one per completion"
-    if isinstance(returned, (str, bytes, dict, RewardResult)) or not isinstance(returned, Iterable):
-        raise RewardError(
-            f"reward '{bound.name}' ({bound.place}) returned {_shown(returned)} for {problem.id}; {wanted}."
-        )
-    items = list(returned)
-    if len(items) != count:
-        raise RewardError(
-            f"reward '{bound.name}' ({bound.place}) returned {len(items)} values for the {count} completions of "
-            f"{problem.id}; {wanted}."
-        )
-    return items
-
-
-def _result(bound: BoundFunction, value: Any, problem: Problem) -> RewardResult | None:
-    if value is None:
-        return None
-    number = _number(bound, value, problem, "")
-    if not isinstance(value, RewardResult):
-        return RewardResult(number)
-    parts = {name: _number(bound, part, problem, name) for name, part in value.parts.items()}
-    return RewardResult(number, parts, str(value.reason))
-
-
-def _number(bound: BoundFunction, value: Any, problem: Problem, part: str) -> float:
-    """The value as a float. Arrays and tensors of one number count as that number."""
-    try:
-        number = float(value) if isinstance(value, SupportsFloat) else math.nan
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        number = math.nan
-    if math.isfinite(number):
-        return number
-    of_part = f" in the part '{part}'" if part else ""
-    hint = " (A function that returns a list takes `completions`, in the plural.)" if isinstance(value, list) else ""
-    raise RewardError(
-        f"reward '{bound.name}' ({bound.place}) returned {_shown(value)}{of_part} for {problem.id}; wanted "
-        f"{_WANTED}.{hint}"
-    )
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"

@@ -12,20 +12,24 @@ A completion passes where the reward named `success`, unweighted, is at least 0.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
-from gruppo.config.schema import RewardConfig
 from gruppo.errors import RewardError, nearest
-from gruppo.rewards.binding import Completions, bind, function_name
-from gruppo.rewards.calling import evaluate
-from gruppo.rewards.format import format_reward
-from gruppo.rewards.loading import load_function
-from gruppo.rewards.math import math_reward
-from gruppo.rewards.overlong import overlong_reward
+from gruppo.rewards.binding import BoundFunction, Completions, bind
+from gruppo.rewards.dispatch import Dispatch, Place
+from gruppo.rewards.outcomes import Failure, Outcome
 from gruppo.rewards.result import RewardResult
+from gruppo.rewards.workers import WorkerPool
 from gruppo.types import PASS_SHARE, Problem, Score
 
-BUILT_IN = ("math", "format", "overlong")
+ErrorPolicy = Literal["zero", "skip", "stop"]
+
+TIME_LIMIT = 10.0
+"""Seconds of a call."""
+MOST_ERRORS = 0.05
+"""Share of a reward's calls that may fail before the run stops."""
+_FEW_ERRORS = 5
+"""So many say nothing yet of a share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,18 @@ class Reward:
     """The value of a perfect completion."""
     data: tuple[str, ...] = ()
     """Only for problems of these data sets (`Problem.source`); empty: for all."""
+    gate: str | None = None
+    """Counts only where the reward of this name passes."""
+    on_error: ErrorPolicy = "stop"
+    """A failed call counts 0, or gives its completion the mean of its group's rewards (no advantage), or raises."""
+    time_limit: float = TIME_LIMIT
+    """Seconds that one call may compute, and as many that it may wait; where a pool runs it."""
+    place: Place = "process"
+    """Where a pool would run it."""
+    portable_name: str | None = None
+    """By which a worker loads the function; None: by value."""
+    fast: Callable[..., Outcome] | None = None
+    """Decides most calls at once, as `gruppo.rewards.dispatch` has it."""
 
     def is_for(self, problem: Problem) -> bool:
         """Whether the problem is of a data set that the reward is for."""
@@ -53,7 +69,14 @@ class Rubric:
     bound.
     """
 
-    def __init__(self, rewards: Sequence[Reward], success: str | None = None, reward_scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        rewards: Sequence[Reward],
+        success: str | None = None,
+        reward_scale: float = 1.0,
+        pool: WorkerPool | None = None,
+    ) -> None:
+        """pool: where calls run that are not known to be safe; None: all of them run here, without limits."""
         names = [reward.name for reward in rewards]
         if not names:
             raise RewardError("rewards: a rubric needs at least one reward.")
@@ -61,10 +84,19 @@ class Rubric:
             raise RewardError(f"rewards: each name may stand once, got {names}; give each Reward its own name.")
         if success is not None and success not in names:
             raise RewardError(f"success: '{success}' is none of the rewards {names}.{nearest(success, names)}")
+        for reward in rewards:
+            if reward.gate is not None and (reward.gate not in names or reward.gate == reward.name):
+                raise RewardError(f"rewards: gate: '{reward.gate}' of '{reward.name}' is no other reward of {names}.")
         self.rewards = tuple(rewards)
         self.success = names[0] if success is None else success
         self.reward_scale = reward_scale
         self._bound = tuple(bind(reward.name, reward.function) for reward in rewards)
+        self._dispatch = tuple(
+            Dispatch(bound, reward.place, reward.time_limit, pool, reward.portable_name, reward.fast)
+            for reward, bound in zip(rewards, self._bound)
+        )
+        self._budgets = tuple(_ErrorBudget(bound) for bound in self._bound)
+        self._noted: set[str] = set()
 
     def check(self, problems: Sequence[Problem]) -> None:
         """Bind every reward to every problem that it is for, calling none.
@@ -92,7 +124,7 @@ class Rubric:
     def score(
         self, problem: Problem, texts: Sequence[str], truncated: Sequence[bool], lengths: Sequence[int]
     ) -> list[Score]:
-        """One score per text, in order. Raises RewardError where a function breaks its contract.
+        """One score per text, in order. Raises as what `submit` gives does.
 
         Args:
             problem: whose completions they are.
@@ -100,13 +132,57 @@ class Rubric:
             truncated: whether the length limit ended it.
             lengths: tokens.
         """
+        return self.submit(problem, texts, truncated, lengths)()
+
+    def submit(
+        self, problem: Problem, texts: Sequence[str], truncated: Sequence[bool], lengths: Sequence[int]
+    ) -> Callable[[], list[Score]]:
+        """Begin to score a group; what it gives waits for the scores. Arguments as for `score`.
+
+        Raises:
+            RewardError: here or from what it gives: a function can't be bound or loaded, returns the wrong number of
+                values, fails where its policy is to stop, or fails too often.
+        """
         group = Completions(texts, truncated, lengths)
-        results = [
-            evaluate(bound, problem, group) if reward.is_for(problem) else [None] * len(texts)
-            for reward, bound in zip(self.rewards, self._bound)
+        nothing: list[Outcome] = [None] * len(texts)
+        pending = [
+            dispatch.begin(problem, group) if reward.is_for(problem) else lambda: nothing
+            for reward, dispatch in zip(self.rewards, self._dispatch)
         ]
+        return lambda: self._scores(problem, [wait() for wait in pending])
+
+    def notes(self) -> list[str]:
+        """What is worth a warning and was not said yet: rewards that take long."""
+        found = {
+            reward.name: f"reward '{reward.name}' takes {seconds:.1f} s a completion: it may hold up the run. Make it "
+            "quicker, or cheaper checks its gate"
+            for reward, dispatch in zip(self.rewards, self._dispatch)
+            if (seconds := dispatch.slow_seconds) is not None and reward.name not in self._noted
+        }
+        self._noted |= found.keys()
+        return list(found.values())
+
+    def _scores(self, problem: Problem, columns: Sequence[Sequence[Outcome]]) -> list[Score]:
+        """The scores of a group from the outcomes of each reward."""
+        for reward, bound, budget, column in zip(self.rewards, self._bound, self._budgets, columns):
+            failures = [outcome for outcome in column if isinstance(outcome, Failure)]
+            for failure in failures:
+                if failure.fatal or reward.on_error == "stop":
+                    text = f"reward '{bound.name}' ({bound.place}) {failure.told(problem.id)}"
+                    raise RewardError(text) from failure.cause
+            budget.count(problem, sum(outcome is not None for outcome in column), failures)
         decider = self._decider(problem)
-        return [self._total([column[index] for column in results], decider) for index in range(len(texts))]
+        scores = [self._total([column[index] for column in columns], decider) for index in range(len(columns[0]))]
+        return self._without_skipped(scores)
+
+    def _without_skipped(self, scores: list[Score]) -> list[Score]:
+        """Completions that are to be skipped get the mean of the others' rewards, and so no advantage."""
+        skipping = {reward.name for reward in self.rewards if reward.on_error == "skip"}
+        kept = [score.reward for score in scores if not skipping & score.errors.keys()]
+        if len(kept) == len(scores):
+            return scores
+        mean = sum(kept) / len(kept) if kept else 0.0
+        return [replace(score, reward=mean) if skipping & score.errors.keys() else score for score in scores]
 
     def _decider(self, problem: Problem) -> str | None:
         """The name of the reward that says whether completions of the problem pass; None: none does, nor do they."""
@@ -115,78 +191,51 @@ class Rubric:
         pairs = zip(self.rewards, self._bound)
         return next((reward.name for reward, bound in pairs if reward.is_for(problem) and bound.applies(problem)), None)
 
-    def _total(self, results: Sequence[RewardResult | None], decider: str | None) -> Score:
-        """The score of one completion from the results of all rewards."""
+    def _total(self, outcomes: Sequence[Outcome], decider: str | None) -> Score:
+        """The score of one completion from the outcomes of all rewards."""
         total, passed = 0.0, False
         parts: dict[str, float | None] = {}
         reasons: dict[str, str] = {}
-        for reward, result in zip(self.rewards, results):
-            parts[reward.name] = None if result is None else result.value
-            if result is None:
+        errors: dict[str, str] = {}
+        passing = {
+            reward.name
+            for reward, outcome in zip(self.rewards, outcomes)
+            if isinstance(outcome, RewardResult) and outcome >= PASS_SHARE * reward.full_scale
+        }
+        for reward, outcome in zip(self.rewards, outcomes):
+            if isinstance(outcome, Failure):
+                errors[reward.name] = outcome.told("it")
+                outcome = RewardResult(0.0, reason=errors[reward.name])
+            parts[reward.name] = None if outcome is None else outcome.value
+            if outcome is None:
                 continue
-            total += reward.weight * result.value
-            parts |= {f"{reward.name}/{part}": value for part, value in result.parts.items()}
-            if result.reason:
-                reasons[reward.name] = result.reason
+            if reward.gate is None or reward.gate in passing:
+                total += reward.weight * outcome.value
+            parts |= {f"{reward.name}/{part}": value for part, value in outcome.parts.items()}
+            if outcome.reason:
+                reasons[reward.name] = outcome.reason
             if reward.name == decider:
-                passed = result.value >= PASS_SHARE * reward.full_scale
-        return Score(self.reward_scale * total, parts, passed, reasons)
+                passed = reward.name in passing
+        return Score(self.reward_scale * total, parts, passed, reasons, errors)
 
 
-def build_rubric(
-    configs: Sequence[RewardConfig],
-    extra: Sequence[Reward | Callable[..., Any]] = (),
-    success: str | None = None,
-    reward_scale: float = 1.0,
-    max_completion_length: int = 1,
-) -> Rubric:
-    """The rubric of a config, with functions given in Python behind it.
+class _ErrorBudget:
+    """How many calls of a reward failed; raises once that is too many to go on."""
 
-    `max_completion_length`, in tokens, is the limit that the reward `overlong` looks at.
+    def __init__(self, bound: BoundFunction) -> None:
+        self._bound = bound
+        self._calls = 0
+        self._errors: Counter[str] = Counter()
 
-    A function of a file is named by the function alone where that is unique (`my.py:brevity` is `brevity`);
-    `success` may be either name. Raises RewardError, ConfigError as `Rubric`, `load_function` and
-    `format_reward` do.
-    """
-    full_names = [config.name for config in configs]
-    short_names = _short_names(full_names)
-    rewards = [
-        Reward(short, _function(config, max_completion_length), config.weight, config.full_scale, config.data)
-        for short, config in zip(short_names, configs)
-    ]
-    for item in extra:
-        reward = item if isinstance(item, Reward) else Reward(function_name(item), item)
-        rewards.append(reward if isinstance(item, Reward) else _renamed(reward, rewards))
-    if success in full_names:
-        success = short_names[full_names.index(success)]
-    return Rubric(rewards, success, reward_scale)
-
-
-def _function(config: RewardConfig, max_completion_length: int) -> Callable[..., Any]:
-    if config.name == "math":
-        return math_reward
-    if config.name == "format":
-        return format_reward(config.pattern or "")
-    if config.name == "overlong":
-        return overlong_reward(max_completion_length, config.buffer or 1)
-    if ":" not in config.name:
-        raise RewardError(
-            f"rewards: no built-in reward '{config.name}', only {', '.join(BUILT_IN)}."
-            f"{nearest(config.name, list(BUILT_IN))} Your own is file.py:function or module:function."
-        )
-    return load_function(config.name)
-
-
-def _short_names(names: Sequence[str]) -> list[str]:
-    short = [name.rpartition(":")[2] for name in names]
-    count = Counter(short)
-    return [brief if count[brief] == 1 else full for brief, full in zip(short, names)]
-
-
-def _renamed(reward: Reward, others: Sequence[Reward]) -> Reward:
-    """The reward under a name that the others leave free: lambda, lambda_2, ..."""
-    taken = {other.name for other in others}
-    name, number = reward.name, 2
-    while name in taken:
-        name, number = f"{reward.name}_{number}", number + 1
-    return replace(reward, name=name)
+    def count(self, problem: Problem, calls: int, failures: Sequence[Failure]) -> None:
+        """Take in a group's calls. Raises RewardError where all failed so far, or too many, naming the last."""
+        self._calls += calls
+        self._errors.update(failure.kind for failure in failures)
+        errors = self._errors.total()
+        if failures and (1 < errors == self._calls or errors > max(_FEW_ERRORS, MOST_ERRORS * self._calls)):
+            kinds = ", ".join(f"{number} {kind}" for kind, number in self._errors.most_common())
+            raise RewardError(
+                f"reward '{self._bound.name}' ({self._bound.place}) failed on {errors} of {self._calls} completions "
+                f"({kinds}), more than {MOST_ERRORS:.0%}; the last one {failures[-1].told(problem.id)}. Mend the "
+                "function and give the same command again: the run goes on from its last step."
+            )

@@ -1,4 +1,6 @@
-"""From problems to scored groups: submit, and score each group as soon as its last completion is there.
+"""From problems to scored groups: submit, and begin to score each group as soon as its last completion is there.
+
+Scoring goes on beside the sampling of the other groups; what is still on its way at the end is waited for.
 
 Dynamic sampling is that of DAPO (https://arxiv.org/abs/2503.14476, section 3.2), but for three things:
 1. A group is replaced where its rewards are equal, whatever they are; the paper's are those of accuracy 0 or 1.
@@ -38,6 +40,7 @@ class Collected:
     """What is trained on; in the order of their problems, unless groups were replaced."""
     seconds_rollout: float
     seconds_reward: float
+    """Scoring that sampling had to wait for: what ran beside it is not counted."""
     all_groups: tuple[Group, ...]
     """Every group that was sampled, in order, those that were replaced too: what pass rates are taken from."""
 
@@ -107,7 +110,7 @@ class Collector:
             self.engine.submit(self._request(first_id + index, problem, seed + occurrences[problem.id]))
             occurrences[problem.id] += 1
         waiting: dict[int, list[Completion]] = {first_id + index: [] for index in range(len(problems))}
-        groups: dict[int, Group] = {}
+        scoring: dict[int, Callable[[], Group]] = {}
         seconds_reward = 0.0
         with closing(self.engine.completed()) as completions:
             for completion in completions:
@@ -115,10 +118,13 @@ class Collector:
                 members.append(completion)
                 if len(members) == self.group_size:
                     began = time.perf_counter()
-                    groups[completion.request_id] = self._scored(problems[completion.request_id - first_id], members)
+                    problem = problems[completion.request_id - first_id]
+                    scoring[completion.request_id] = self._scoring(problem, members)
                     seconds_reward += time.perf_counter() - began
+        began = time.perf_counter()
+        ordered = tuple(scoring[index]() for index in waiting)
+        seconds_reward += time.perf_counter() - began
         seconds = time.perf_counter() - start
-        ordered = tuple(groups[index] for index in waiting)
         return Collected(ordered, seconds - seconds_reward, seconds_reward, all_groups=ordered)
 
     def _request(self, index: int, problem: Problem, seed: int) -> GroupRequest:
@@ -131,9 +137,10 @@ class Collector:
             seed=seed,
         )
 
-    def _scored(self, problem: Problem, members: Sequence[Completion]) -> Group:
+    def _scoring(self, problem: Problem, members: Sequence[Completion]) -> Callable[[], Group]:
+        """Begin to score a group; what it gives waits for it."""
         ordered = sorted(members, key=lambda completion: completion.sample)
         texts = [self.decoder.decode(completion.token_ids.tolist()) for completion in ordered]
         truncated, lengths = [completion.truncated for completion in ordered], list(map(len, ordered))
-        scores = self.scorer.score(problem, texts, truncated, lengths)
-        return Group(problem, tuple(map(Rollout, ordered, texts, scores)))
+        scores = self.scorer.submit(problem, texts, truncated, lengths)
+        return lambda: Group(problem, tuple(map(Rollout, ordered, texts, scores())))

@@ -182,6 +182,9 @@ class Trainer:
             },
             collected.groups,
         )
+        self.recorder.reward_errors(step, collected.all_groups)
+        for note in self.collector.scorer.notes():
+            self.recorder.event("reward_slow", step, note)
         if self.save_rollouts_every and step % self.save_rollouts_every == 0:
             self.recorder.record_rollouts(step, collected.groups, advantages.tolist())
         self.recorder.report(self.recorder.diagnose(metrics))

@@ -1,0 +1,215 @@
+"""The rewards of a rubric: what every reward may say, and what each built-in one asks for besides.
+
+The keys that a built-in reward has of its own are the keyword options of its public function (`gruppo.rewards`), with
+the same names, ranges and defaults. The rubric passes them on as they are.
+"""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union, cast
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+
+from gruppo.config.fields import Section, Strings, Text, as_tuple
+
+YOURS = "your own"
+"""The kind of a reward that is no built-in one."""
+
+
+class RewardConfig(Section):
+    """One reward of the rubric; by itself, one of the user's own."""
+
+    name: str
+    """A built-in (docs/rewards.md) or your function as `file.py:function` or `module:function`."""
+    weight: float = 1.0
+    """Factor of this reward in the sum. Negative punishes."""
+    full_scale: float = Field(default=1.0, gt=0)
+    """The value of a perfect completion; a completion passes at 0.99 of it."""
+    data: Strings = ()
+    """Only for problems of these data sets, named as under `data:`. Unset: for all."""
+    gate: str | None = None
+    """Counts only where this other reward of the rubric passes; elsewhere it adds 0."""
+    time_limit: float | None = Field(default=None, gt=0, le=3600)
+    """Seconds that one call may compute, and as many that it may wait. Unset: 2 for math, 10 for all others."""
+    on_error: Literal["zero", "skip", "stop"] = "zero"
+    """A call that hangs, dies, raises or returns no number counts 0, or takes its completion out of the update, or
+    stops the run. Above 5 % of such calls the run stops in any case."""
+    isolation: Literal["full", "inline", "unsafe"] = "full"
+    """full: in processes that can be killed, programs in the sandbox. inline: in the trainer, to debug your own.
+    unsafe: programs without the sandbox, on a machine that offers none."""
+
+    @model_validator(mode="after")
+    def _isolation_fits(self) -> "RewardConfig":
+        if self.isolation == "unsafe" and self.name != "code":
+            raise ValueError("isolation: unsafe is for the reward 'code' alone; inline runs yours in the trainer")
+        if self.isolation == "inline" and self.name == "code":
+            raise ValueError("isolation: inline is not for 'code': programs never run in the trainer")
+        return self
+
+    @property
+    def own_options(self) -> dict[str, Any]:
+        """What the reward has besides the keys of every reward, by name."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name not in RewardConfig.model_fields}
+
+
+class MathReward(RewardConfig):
+    """The stated answer equals the reference answer."""
+
+    name: str = "math"
+    strict: bool = False
+    r"""Only an answer in `\boxed{}` or after `####` counts."""
+    tolerance: float | None = Field(default=None, gt=0, lt=1)
+    """Relative difference up to which numbers are equal. Unset: exact, but for rounding at the 6th decimal."""
+
+
+class CodeReward(RewardConfig):
+    """The completion's program passes the problem's tests."""
+
+    name: str = "code"
+    score: Literal["share", "all", "first_failure"] = "share"
+    """Share of the tests passed, all or nothing, or the share before the first failure."""
+    test_seconds: float = Field(default=2.0, gt=0, le=600)
+    """CPU seconds for one test."""
+    seconds: float = Field(default=10.0, gt=0, le=3600)
+    """CPU seconds for all tests of a program."""
+    memory_mb: int = Field(default=512, ge=16)
+    """MiB that a program may take."""
+
+
+class FormatReward(RewardConfig):
+    """The completion has the form that is asked for."""
+
+    name: str = "format"
+    pattern: str | None = None
+    """The regular expression that the whole completion must match."""
+    tags: Strings = ()
+    """Tags that must stand once each, in this order, such as think, answer."""
+    json_schema: str | None = None
+    """A JSON schema, as text or as a file, that the completion must satisfy."""
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> "FormatReward":
+        if not (self.pattern or self.tags or self.json_schema):
+            raise ValueError(
+                "the reward 'format' needs a `pattern`, such as '.*####.*', or `tags`, such as [think, answer], or a "
+                "`json_schema`"
+            )
+        return self
+
+
+class OverlongReward(RewardConfig):
+    """DAPO's soft overlong penalty."""
+
+    name: str = "overlong"
+    buffer: int = Field(ge=1)
+    """Tokens before max_completion_length over which the penalty grows from 0 to -1."""
+
+
+class LengthReward(RewardConfig):
+    """Short completions."""
+
+    name: str = "length"
+    shape: Literal["cap", "budget", "cosine"] = "budget"
+    """cap: 1 up to the budget, then 0. budget: 0 up to it, then -rate per token. cosine: from 1 to 0 at it."""
+    budget: int = Field(default=512, ge=1)
+    """Tokens."""
+    rate: float = Field(default=0.001, gt=0)
+    """Penalty per token over the budget; at most 1 in all."""
+
+
+class LanguageReward(RewardConfig):
+    """One language throughout."""
+
+    name: str = "language"
+    language: Text = "prompt"
+    """The prompt's, or a code such as en, de, zh."""
+
+
+class RepetitionReward(RewardConfig):
+    """Nothing said over and over."""
+
+    name: str = "repetition"
+    ngram: int = Field(default=4, ge=1, le=64)
+    """Words of a sequence whose repeats are counted."""
+
+
+class ReflectionReward(RewardConfig):
+    """Phrases of checking one's own work, bounded."""
+
+    name: str = "reflection"
+    phrases: Strings = ()
+    """What counts. Unset: "wait", "let me re-check" and the like."""
+    most: int = Field(default=3, ge=1)
+    """As many give the full reward."""
+
+
+class KeywordsReward(RewardConfig):
+    """Cites the words of the column `keywords`."""
+
+    name: str = "keywords"
+
+
+class QAReward(RewardConfig):
+    """A short answer is one of the accepted ones."""
+
+    name: str = "qa"
+    mode: Literal["exact", "f1", "levels"] = "exact"
+    """Equal after normalisation, the tokens' F1, or levels."""
+    levels: tuple[float, float, float] = (1.0, 0.5, 0.0)
+    """Values of a right, a partial and a wrong answer."""
+    partial_at: float = Field(default=0.5, gt=0, le=1)
+    """F1 from which an answer is partial."""
+
+
+class LogicReward(RewardConfig):
+    """Knights and knaves: everyone's role is right."""
+
+    name: str = "logic"
+
+
+REWARDS: dict[str, type[RewardConfig]] = {
+    str(section.model_fields["name"].default): section
+    for section in (
+        MathReward,
+        CodeReward,
+        FormatReward,
+        OverlongReward,
+        LengthReward,
+        LanguageReward,
+        RepetitionReward,
+        ReflectionReward,
+        KeywordsReward,
+        QAReward,
+        LogicReward,
+    )
+}
+"""The built-in rewards by name."""
+
+PUNISHING = frozenset({"overlong", "repetition"})
+"""Those that are 0 at best, and so can't say that a completion passes."""
+
+
+def _kind(value: Any) -> str:
+    """Which section an item of `rewards:` is."""
+    if isinstance(value, RewardConfig):
+        kinds = [name for name, section in REWARDS.items() if type(value) is section]
+        return kinds[0] if kinds else YOURS
+    name = cast(dict[str, Any], value).get("name") if isinstance(value, dict) else value
+    return name if isinstance(name, str) and name in REWARDS else YOURS
+
+
+def _with_name(value: Any) -> Any:
+    """A lone name stands for a reward with nothing else to say."""
+    if type(value) is RewardConfig and value.name in REWARDS:
+        return value.model_dump(exclude_unset=True)
+    return {"name": value} if isinstance(value, str) else value
+
+
+if TYPE_CHECKING:
+    Rewards: TypeAlias = tuple[RewardConfig, ...]
+else:
+    _Kinds = Union[tuple(Annotated[section, Tag(name)] for name, section in {**REWARDS, YOURS: RewardConfig}.items())]  # noqa: UP007
+    Rewards = Annotated[
+        tuple[Annotated[_Kinds, Discriminator(_kind), BeforeValidator(_with_name)], ...],
+        BeforeValidator(as_tuple),
+        Field(min_length=1),
+    ]
+    """The items of `rewards:`, each read as the reward that its name says."""
