@@ -263,7 +263,7 @@ def test_build_rubric(tmp_path: Path) -> None:
 
 
 def test_format() -> None:
-    reward = format_reward(r".*#### -?[0-9]+\s*")
+    reward = functools.partial(format_reward, pattern=r".*#### -?[0-9]+\s*")
     assert reward("work\nmore #### 36\n").value == 1.0
     assert reward("#### 36 or so").value == 0.0
     rubric = build_rubric([RewardConfig(name="format", pattern="<think>.*</think>.+")])
@@ -272,7 +272,7 @@ def test_format() -> None:
         False,
     ]
     with pytest.raises(ConfigError, match=r"pattern: 'a\(b' is no regular expression: .* at position 1"):
-        format_reward("a(b")
+        build_rubric([RewardConfig(name="format", pattern="a(b")])
 
 
 @pytest.mark.parametrize("signature", ["single", "batch"])

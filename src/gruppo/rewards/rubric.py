@@ -9,6 +9,7 @@ A completion passes where the reward named `success`, unweighted, is at least 0.
    that is for the data set but has nothing to say of a completion is not replaced: that completion does not pass.)
 """
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from gruppo.config.schema import RewardConfig
 from gruppo.errors import RewardError, nearest
 from gruppo.rewards.binding import Completions, bind, function_name
 from gruppo.rewards.calling import evaluate
-from gruppo.rewards.format import format_reward
+from gruppo.rewards.format import demands, format_reward
 from gruppo.rewards.loading import load_function
 from gruppo.rewards.math import math_reward
 from gruppo.rewards.overlong import overlong_reward
@@ -166,9 +167,10 @@ def _function(config: RewardConfig, max_completion_length: int) -> Callable[...,
     if config.name == "math":
         return math_reward
     if config.name == "format":
-        return format_reward(config.pattern or "")
+        demands(pattern=config.pattern)
+        return functools.partial(format_reward, pattern=config.pattern)
     if config.name == "overlong":
-        return overlong_reward(max_completion_length, config.buffer or 1)
+        return functools.partial(overlong_reward, limit=max_completion_length, buffer=config.buffer or 1)
     if ":" not in config.name:
         raise RewardError(
             f"rewards: no built-in reward '{config.name}', only {', '.join(BUILT_IN)}."
