@@ -2,10 +2,12 @@
 
 import doctest
 import importlib
+import json
 import math
 import random
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -244,6 +246,8 @@ def test_each_language_is_itself_and_no_other(language: str) -> None:
         ("中国的首都是哪里？", "zh"),
         ("Find $x+y$ if \\(x=\\text{two}\\).", "en"),
         ("Janet sells eggs", "latin"),
+        ("Compute sin 0", "latin"),
+        ("Compute the sine", "en"),
         ("২ আর ২ কত", "bengali"),
         ("1 + 1 = x", None),
         ("", None),
@@ -251,6 +255,16 @@ def test_each_language_is_itself_and_no_other(language: str) -> None:
 )
 def test_the_language_of_a_prompt(prompt: str, language: str | None) -> None:
     assert language_of(prompt) == language
+
+
+def test_the_language_of_real_questions_and_answers() -> None:
+    path = Path(__file__).resolve().parents[2] / "shared" / "data" / "gsm8k" / "train.jsonl"
+    if not path.exists():
+        pytest.skip("gsm8k of the shared data is absent")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert sum(language_of(row["question"]) == "en" for row in rows) == 7473
+    results = [language_reward(row["answer"], row["question"]) for row in rows]
+    assert sum(result is not None and result.value > 0.99 for result in results) == 7471
 
 
 def test_the_language_of_the_reasoning_counts_without_code_and_formulas() -> None:
