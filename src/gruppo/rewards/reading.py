@@ -26,8 +26,9 @@ _LONGEST_WORD = 24
 _INVISIBLE = dict.fromkeys(
     [0xAD, 0x61C, 0x180E, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0xFEFF]
 )
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_UNSPACED += "\U00020000-\U0003ffff"
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+UNSPACED += "\U00020000-\U0003ffff"
+"""The inside of a character class with the scripts that are written without spaces."""
 _APOSTROPHES = str.maketrans({"’": "'", "‘": "'", "ʼ": "'"})
 _BOX = ("\\boxed{", "\\fbox{")
 
@@ -108,8 +109,8 @@ def folded(text: str, limit: int = TAIL) -> str:
 
 @functools.lru_cache(maxsize=1)
 def _word() -> re.Pattern[str]:
-    inner = f"(?:(?![{_UNSPACED}])[\\w{mark_class()}])"
-    return re.compile(f"[{_UNSPACED}]|{inner}{{1,{_LONGEST_WORD}}}|[^\\w\\s{mark_class()}]")
+    inner = f"(?:(?![{UNSPACED}])[\\w{mark_class()}])"
+    return re.compile(f"[{UNSPACED}]|{inner}{{1,{_LONGEST_WORD}}}|[^\\w\\s{mark_class()}]")
 
 
 def words(folded_text: str) -> list[str]:
