@@ -114,6 +114,8 @@ class RewardClient:
                     connection.request(method, self._place.path.rstrip("/") + path, body, self._headers())
                     response = connection.getresponse()
                     status, data = response.status, response.read(BODY_LIMIT + 1)
+                    if response.length and len(data) <= BODY_LIMIT:
+                        raise http.client.IncompleteRead(data, response.length)
                 except (OSError, http.client.HTTPException) as error:
                     if limit.passed or isinstance(error, TimeoutError):
                         raise self._slow() from error

@@ -11,6 +11,7 @@ P prompts with a completion each, B rows and L columns of a micro-batch.
 4. What a completion may do to the text that the model reads: see `gruppo.rewards.reward_text`.
 """
 
+import inspect
 import math
 import threading
 from collections.abc import Iterator, Sequence
@@ -70,6 +71,7 @@ class RewardModel:
         model, tokenizer = loading.load(path, precision, self.device)
         self.max_length = loading.longest(path, max_length, model, tokenizer)
         self._pad = loading.padding(path, model, tokenizer)
+        self._told_types = "token_type_ids" in inspect.signature(model.forward).parameters
         self._text = RewardText(tokenizer, self.max_length, self._pad)
         self._away = Offloaded(model) if offload and self.device.type != "cpu" else None
         self._model: PreTrainedModel | None = model if self._away else model.to(self.device)  # pyright: ignore
@@ -149,7 +151,7 @@ class RewardModel:
             if item.types is not None:
                 types[row, : len(item.types)] = torch.tensor(item.types, dtype=torch.long)
         told: dict[str, Tensor] = {"input_ids": ids, "attention_mask": mask}
-        if batch[0].types is not None:
+        if batch[0].types is not None and self._told_types:
             told["token_type_ids"] = types
         logits = self._model(**{name: tensor.to(self.device) for name, tensor in told.items()}).logits
         return logits.float().reshape(len(batch)).tolist()

@@ -239,6 +239,8 @@ class _Handler(BaseHTTPRequestHandler):
             name = self.headers.get("Host", "")
             if not is_loopback(_without_port(name)):
                 raise _Refused(HTTPStatus.FORBIDDEN, f"the Host header names {name[:100]!r}, not this machine")
+        if "Origin" in self.headers:
+            raise _Refused(HTTPStatus.FORBIDDEN, "a page in a browser asks; trainers send no Origin header")
         if self.server.token is None:
             return
         given = self.headers.get("Authorization", "")
