@@ -25,7 +25,7 @@ Message = Mapping[str, Any]
 Prompt = str | Sequence[Message]
 """A text, or chat messages with `role` and `content`."""
 
-_LONGEST_TOKEN = 64
+_LONGEST_TOKEN = 16
 """Characters per token of the window in front of the tokenizer, which bounds its time; text averages about four."""
 _MOST_START_TOKENS = 4
 _PASSES = 3
