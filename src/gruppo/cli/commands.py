@@ -93,6 +93,29 @@ def config(parsed: Namespace) -> int:
     return 0
 
 
+def serve_reward(parsed: Namespace) -> int:
+    """Serve a reward model until told to stop; one line on standard output once it answers."""
+    import os
+
+    from gruppo.rewards.reward_model import RewardModel
+    from gruppo.rewards.reward_server import RewardServer, serve_until_told
+    from gruppo.rewards.wire import TOKEN_VARIABLE
+
+    model = RewardModel(
+        parsed.model, parsed.device, parsed.offload, parsed.max_length, parsed.token_budget, parsed.precision
+    )
+    given = parsed.token or os.environ.get(TOKEN_VARIABLE)
+    server = RewardServer(model, parsed.host, parsed.port, given)
+
+    def ready() -> None:
+        if server.token and not given:
+            say(f"token: {server.token} (set {TOKEN_VARIABLE} to it where the trainer runs)")
+        print(f"reward model {parsed.model} on {model.device} ready at {server.url}", flush=True)
+
+    serve_until_told(server, ready)
+    return 0
+
+
 # ---- parts of the above
 
 

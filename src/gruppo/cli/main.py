@@ -79,7 +79,7 @@ def _run(arguments: Sequence[str]) -> int:
         say(f"note: {note}")
     from gruppo.cli import commands
 
-    return getattr(commands, command)(parsed)
+    return getattr(commands, command.replace("-", "_"))(parsed)
 
 
 def build_parser() -> Parser:
@@ -189,6 +189,35 @@ def config_parser() -> Parser:
     return parser
 
 
+def serve_reward_parser() -> Parser:
+    """`gruppo serve-reward`."""
+    parser = Parser(
+        prog="gruppo serve-reward",
+        description="Serve a reward model over HTTP to trainers on other nodes, until Ctrl-C or SIGTERM. They name it "
+        "as {name: model, url: http://host:port}. Beyond this machine a token is wanted, which trainers take from the "
+        "environment variable GRUPPO_REWARD_TOKEN.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a sequence-classification model of one label: folder, hub name")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on [default 127.0.0.1]")
+    parser.add_argument("--port", type=int, default=0, metavar="INT", help="the port [default 0: a free one]")
+    parser.add_argument(
+        "--token",
+        help="what requests must bear [default: that of GRUPPO_REWARD_TOKEN; else none on loopback, a new one beyond]",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps [default auto]")
+    parser.add_argument(
+        "--precision", default="auto", help="auto (the model's own), float32 or bfloat16 [default auto]"
+    )
+    parser.add_argument("--offload", action="store_true", help="keep the weights in CPU memory between scorings")
+    parser.add_argument(
+        "--max-length", type=int, metavar="INT", help="tokens of prompt and completion [default what the model takes]"
+    )
+    parser.add_argument(
+        "--token-budget", type=int, default=8192, metavar="INT", help="tokens of a micro-batch [default 8192]"
+    )
+    return parser
+
+
 COMMANDS = {
     "demo": ("watch a small model learn arithmetic, in minutes, without a download", demo_parser),
     "train": ("run a config: SFT, GRPO, evaluation, report", train_parser),
@@ -196,4 +225,5 @@ COMMANDS = {
     "eval": ("pass@1 and pass@k of a model on held-out problems", eval_parser),
     "show": ("what a run has come to", show_parser),
     "config": ("the options: schema, or a file explained", config_parser),
+    "serve-reward": ("a reward model over HTTP, for trainers on other nodes", serve_reward_parser),
 }
