@@ -63,8 +63,8 @@ def _parameters(reward: str) -> str:
         ("rewards.py:number", "reward 'rewards.py:number': 'number' of rewards.py is a int, no function."),
         (
             "mth",
-            "rewards: no built-in reward 'mth', only math, code, format, overlong, length, language, repetition, reflection, "
-            "keywords, qa, logic. Did you mean 'math'? Your own is "
+            "rewards: no built-in reward 'mth', only math, code, format, overlong, model, length, language, "
+            "repetition, reflection, keywords, qa, logic. Did you mean 'math'? Your own is "
             "file.py:function or module:function.",
         ),
         (
@@ -75,8 +75,8 @@ def _parameters(reward: str) -> str:
         (
             "format",
             "the command line: 1 field is wrong\n"
-            "  rewards.0: the reward 'format' needs a `pattern`, such as '.*####.*', or `tags`, such as [think, answer], or "
-            "a `json_schema`",
+            "  rewards.0: the reward 'format' needs a `pattern`, such as '.*####.*', or `tags`, such as [think, "
+            "answer], or a `json_schema`",
         ),
         (
             "{name: math, wieght: 2}",

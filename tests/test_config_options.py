@@ -54,8 +54,9 @@ REWARD = "name weight full_scale data gate time_limit on_error isolation"
 REWARDS_OWN = {
     "math": "strict tolerance",
     "code": "score test_seconds seconds memory_mb",
-    "format": "pattern tags json_schema",
+    "format": "pattern tags json_schema opened",
     "overlong": "buffer",
+    "model": "path url device offload precision max_length squash normalize",
     "length": "shape budget rate",
     "language": "language",
     "repetition": "ngram",

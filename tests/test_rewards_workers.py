@@ -279,7 +279,8 @@ def test_more_than_one_failure_in_twenty_stops(pool: WorkerPool) -> None:
     with pytest.raises(RewardError) as caught:
         scores(rubric, ["nan", "raise"])
     assert str(caught.value).startswith(
-        f"reward 'r' (test_rewards_workers.py:{hostile.__code__.co_firstlineno}) failed on 8 of 142 completions (7 raised, 1 returned), more than 5%; the last one raised ValueError"
+        f"reward 'r' (test_rewards_workers.py:{hostile.__code__.co_firstlineno}) failed on 8 of 142 completions "
+        "(7 raised, 1 returned), more than 5%; the last one raised ValueError"
     )
 
 

@@ -84,6 +84,8 @@ class FormatReward(RewardConfig):
     """Tags that must stand once each, in this order, such as think, answer."""
     json_schema: str | None = None
     """A JSON schema, as text or as a file, that the completion must satisfy."""
+    opened: bool = False
+    """The prompt has written the first opening tag already."""
 
     @model_validator(mode="after")
     def _asks_something(self) -> "FormatReward":
@@ -101,6 +103,44 @@ class OverlongReward(RewardConfig):
     name: str = "overlong"
     buffer: int = Field(ge=1)
     """Tokens before max_completion_length over which the penalty grows from 0 to -1."""
+
+
+class ModelReward(RewardConfig):
+    """What a reward model says."""
+
+    name: str = "model"
+    path: str | None = None
+    """A folder or hub name of a sequence classifier with one label, loaded beside the trainer."""
+    url: str | None = None
+    """A scoring server (`gruppo serve-reward MODEL`), in place of `path`."""
+    device: str = "auto"
+    """Of the reward model: auto, cpu, cuda, cuda:N or mps."""
+    offload: bool = False
+    """Keep the reward model in CPU memory between scorings."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the reward model; auto: as it was saved."""
+    max_length: int | None = Field(default=None, ge=8)
+    """Tokens of prompt and completion; the prompt is cut at its start. Unset: the model's context."""
+    squash: Literal["none", "sigmoid"] = "none"
+    """The raw score, or 1 / (1 + exp(-score))."""
+    normalize: Literal["none", "group"] = "none"
+    """group: less the mean over the group, over its standard deviation, after the gate."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "ModelReward":
+        if (self.path is None) == (self.url is None):
+            raise ValueError("the reward 'model' needs a `path` (folder or hub name), or the `url` of a server")
+        if self.gate is not None and self.squash == "none":
+            raise ValueError(
+                "gate: a raw score may be below 0, the value of a shut gate; set `squash: sigmoid` beside it"
+            )
+        if self.url is not None:
+            beside = [
+                name for name in ("device", "offload", "precision", "max_length") if name in self.model_fields_set
+            ]
+            if beside:
+                raise ValueError(f"`{beside[0]}` is the server's to say where `url` is given; leave it out")
+        return self
 
 
 class LengthReward(RewardConfig):
@@ -127,7 +167,7 @@ class RepetitionReward(RewardConfig):
     """Nothing said over and over."""
 
     name: str = "repetition"
-    ngram: int = Field(default=4, ge=1, le=64)
+    ngram: int = Field(default=8, ge=1, le=40)
     """Words of a sequence whose repeats are counted."""
 
 
@@ -152,7 +192,7 @@ class QAReward(RewardConfig):
 
     name: str = "qa"
     mode: Literal["exact", "f1", "levels"] = "exact"
-    """Equal after normalisation, the tokens' F1, or levels."""
+    """Equal after normalisation, the tokens' F1, or levels by it."""
     levels: tuple[float, float, float] = (1.0, 0.5, 0.0)
     """Values of a right, a partial and a wrong answer."""
     partial_at: float = Field(default=0.5, gt=0, le=1)
@@ -172,6 +212,7 @@ REWARDS: dict[str, type[RewardConfig]] = {
         CodeReward,
         FormatReward,
         OverlongReward,
+        ModelReward,
         LengthReward,
         LanguageReward,
         RepetitionReward,

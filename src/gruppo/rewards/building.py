@@ -8,10 +8,18 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from gruppo.config.rewards import REWARDS, OverlongReward, RewardConfig
+from gruppo.config.rewards import (
+    REWARDS,
+    FormatReward,
+    ModelReward,
+    OverlongReward,
+    ReflectionReward,
+    RewardConfig,
+)
 from gruppo.errors import RewardError, nearest
 from gruppo.rewards.binding import function_name
 from gruppo.rewards.dispatch import Place
+from gruppo.rewards.format import demands
 from gruppo.rewards.loading import load_function
 from gruppo.rewards.rubric import TIME_LIMIT, Reward, Rubric
 from gruppo.rewards.workers import WorkerPool
@@ -33,6 +41,14 @@ BUILT_IN: dict[str, BuiltIn] = {
     "math": BuiltIn("math:math_reward", "process", time_limit=2.0),
     "format": BuiltIn("format:format_reward", "process", time_limit=2.0),
     "overlong": BuiltIn("overlong:overlong_reward"),
+    "model": BuiltIn("reward_model:reward_model_function", "thread"),
+    "length": BuiltIn("length:length_reward"),
+    "language": BuiltIn("language:language_reward"),
+    "repetition": BuiltIn("text:repetition_reward"),
+    "reflection": BuiltIn("text:reflection_reward"),
+    "keywords": BuiltIn("text:keywords_reward"),
+    "qa": BuiltIn("qa:qa_reward"),
+    "logic": BuiltIn("logic:logic_reward"),
 }
 """The built-in rewards by the names of `gruppo.config.rewards.REWARDS`."""
 
@@ -93,20 +109,26 @@ def reward_of(
     )
     if built_in is None:
         return replace(reward, portable_name=None if function else _absolute(config.name))
-    return replace(reward, fast=partial(_home(built_in.fast), **options_of(config)) if built_in.fast else None)
-
-
-def options_of(config: RewardConfig) -> dict[str, Any]:
-    """The options of a built-in reward that its function takes by keyword."""
-    return config.own_options
+    fast = partial(_home(built_in.fast), **config.own_options) if built_in.fast else None
+    return replace(reward, fast=fast, normalize=isinstance(config, ModelReward) and config.normalize == "group")
 
 
 def _built_in(config: RewardConfig, max_completion_length: int) -> Callable[..., Any]:
-    options = options_of(config)
-    if isinstance(config, OverlongReward):
-        options["limit"] = max_completion_length
+    options = config.own_options
     function = _home(BUILT_IN[config.name].function)
-    return partial(function, **options) if options else function
+    match config:
+        case OverlongReward():
+            options["limit"] = max_completion_length
+        case ModelReward():
+            del options["normalize"]
+            return function(**options)
+        case FormatReward(pattern=pattern, tags=tags, json_schema=schema, opened=opened):
+            demands(pattern, tags, schema, opened)
+        case ReflectionReward(phrases=()):
+            del options["phrases"]
+        case _:
+            pass
+    return partial(function, **options)
 
 
 def _home(reference: str) -> Callable[..., Any]:

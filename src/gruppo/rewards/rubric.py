@@ -17,6 +17,7 @@ from typing import Any, Literal
 from gruppo.errors import RewardError, nearest
 from gruppo.rewards.binding import BoundFunction, Completions, bind
 from gruppo.rewards.dispatch import Dispatch, Place
+from gruppo.rewards.mixing import gated, normalize_group
 from gruppo.rewards.outcomes import Failure, Outcome
 from gruppo.rewards.result import RewardResult
 from gruppo.rewards.workers import WorkerPool
@@ -46,6 +47,8 @@ class Reward:
     """Only for problems of these data sets (`Problem.source`); empty: for all."""
     gate: str | None = None
     """Counts only where the reward of this name passes."""
+    normalize: bool = False
+    """Less the mean over the group, over its standard deviation, after the gate."""
     on_error: ErrorPolicy = "stop"
     """A failed call counts 0, or gives its completion the mean of its group's rewards (no advantage), or raises."""
     time_limit: float = TIME_LIMIT
@@ -172,8 +175,25 @@ class Rubric:
                     raise RewardError(text) from failure.cause
             budget.count(problem, sum(outcome is not None for outcome in column), failures)
         decider = self._decider(problem)
-        scores = [self._total([column[index] for column in columns], decider) for index in range(len(columns[0]))]
+        counted = self._counted(columns)
+        scores = [
+            self._total([column[index] for column in columns], [column[index] for column in counted], decider)
+            for index in range(len(columns[0]))
+        ]
         return self._without_skipped(scores)
+
+    def _counted(self, columns: Sequence[Sequence[Outcome]]) -> list[list[float | None]]:
+        """What each reward adds, unweighted: a failure 0, then the gate, then the group's mean and spread."""
+        plain = [[0.0 if isinstance(outcome, Failure) else outcome for outcome in column] for column in columns]
+        values = [[None if value is None else float(value) for value in column] for column in plain]
+        place = {reward.name: index for index, reward in enumerate(self.rewards)}
+        counted: list[list[float | None]] = []
+        for reward, column in zip(self.rewards, values):
+            if reward.gate is not None:
+                gate = place[reward.gate]
+                column = gated(column, values[gate], self.rewards[gate].full_scale)
+            counted.append(normalize_group(column) if reward.normalize else column)
+        return counted
 
     def _without_skipped(self, scores: list[Score]) -> list[Score]:
         """Completions that are to be skipped get the mean of the others' rewards, and so no advantage."""
@@ -191,31 +211,25 @@ class Rubric:
         pairs = zip(self.rewards, self._bound)
         return next((reward.name for reward, bound in pairs if reward.is_for(problem) and bound.applies(problem)), None)
 
-    def _total(self, outcomes: Sequence[Outcome], decider: str | None) -> Score:
-        """The score of one completion from the outcomes of all rewards."""
+    def _total(self, outcomes: Sequence[Outcome], counted: Sequence[float | None], decider: str | None) -> Score:
+        """The score of one completion: the outcomes of all rewards, and what each of them adds."""
         total, passed = 0.0, False
         parts: dict[str, float | None] = {}
         reasons: dict[str, str] = {}
         errors: dict[str, str] = {}
-        passing = {
-            reward.name
-            for reward, outcome in zip(self.rewards, outcomes)
-            if isinstance(outcome, RewardResult) and outcome >= PASS_SHARE * reward.full_scale
-        }
-        for reward, outcome in zip(self.rewards, outcomes):
+        for reward, outcome, value in zip(self.rewards, outcomes, counted):
             if isinstance(outcome, Failure):
                 errors[reward.name] = outcome.told("it")
                 outcome = RewardResult(0.0, reason=errors[reward.name])
             parts[reward.name] = None if outcome is None else outcome.value
             if outcome is None:
                 continue
-            if reward.gate is None or reward.gate in passing:
-                total += reward.weight * outcome.value
-            parts |= {f"{reward.name}/{part}": value for part, value in outcome.parts.items()}
+            total += reward.weight * (value or 0.0)
+            parts |= {f"{reward.name}/{part}": number for part, number in outcome.parts.items()}
             if outcome.reason:
                 reasons[reward.name] = outcome.reason
             if reward.name == decider:
-                passed = reward.name in passing
+                passed = outcome >= PASS_SHARE * reward.full_scale and reward.name not in errors
         return Score(self.reward_scale * total, parts, passed, reasons, errors)
 
 

@@ -52,7 +52,7 @@ _LONGEST_KEYWORD = 1000
 _BETWEEN_KEYWORDS = re.compile(r"[,;\n]")
 
 
-def repetition_reward(completion: str, *, ngram: int = 4) -> RewardResult:
+def repetition_reward(completion: str, *, ngram: int = 8) -> RewardResult:
     """Minus the share of n-grams of words that stood before: 0 where none repeats, near -1 in a loop; in [-1, 0].
 
     -(1 - distinct n-grams / n-grams). "Demystifying Long Chain-of-Thought Reasoning in LLMs",
