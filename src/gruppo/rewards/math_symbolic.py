@@ -1,0 +1,65 @@
+"""Expressions compared by sympy and math-verify. Runs in a worker process that is killed at a limit, nowhere else.
+
+1. Expressions are read by math-verify's LaTeX reader alone, whole. Its search for numbers in what it can't read is left
+   out: it would take the last number of any text for the answer.
+2. Nothing limits the time here. What is read as true, false, an empty set or not a number equals nothing.
+3. sympy draws random numbers when it compares; they start from the same seed in every call.
+"""
+
+import functools
+import re
+from typing import Any
+
+import sympy
+from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
+from math_verify.grader import should_treat_as_complex, verify
+from sympy.core.random import seed
+
+from gruppo.rewards.math_compare import equal
+from gruppo.rewards.math_extract import is_prose
+
+_NORMAL = NormalizationConfig(basic_latex=True, units=True, malformed_operators=True, nits=True, boxed="all")
+_CAPITAL_E = re.compile(r"(?<=[0-9])[eE](?=[+-]?[0-9])")
+_STAR = re.compile(r"\s*\*\s*")
+_UNIT = re.compile(r"(?<=[0-9A-Za-z})])\s+((?:[A-Za-z]{2,}\.?\s*)+)(?:\^\s*\{?[23]\}?)?$")
+
+
+def math_slow(gold: str, stated: str, tolerance: float | None = None) -> bool:
+    """Whether a stated answer equals the reference, with expressions compared symbolically."""
+    seed(0)
+    return bool(equal(gold, stated, tolerance, functools.partial(_judge, tolerance=tolerance)))
+
+
+def _judge(gold: str, stated: str, tolerance: float | None) -> bool:
+    try:
+        wanted, given = _read(gold), _read(stated)
+        if not _is_judged(wanted) or not _is_judged(given):
+            return False
+        if verify(wanted, given, timeout_seconds=None):
+            return True
+        return tolerance is not None and _close(wanted, given, tolerance)
+    except Exception:  # a reader of arbitrary text: whatever goes wrong, the texts are not known to be equal
+        return False
+
+
+@functools.lru_cache(maxsize=1024)
+def _read(text: str) -> Any:
+    match = _UNIT.search(text)
+    if match is not None and is_prose(match[1]):
+        text = text[: match.start()]
+    normal = normalize_latex(_STAR.sub(r" \\cdot ", _CAPITAL_E.sub(r"\\cdot 10^", text)), config=_NORMAL)
+    complex_numbers = should_treat_as_complex(normal)
+    return latex2sympy(normal, is_real=not complex_numbers, convert_degrees=False, normalization_config=None)
+
+
+def _is_judged(value: Any) -> bool:
+    if value in (sympy.true, sympy.false, sympy.S.EmptySet):
+        return False
+    return not (isinstance(value, sympy.Basic) and value.has(sympy.nan, sympy.zoo))
+
+
+def _close(wanted: Any, given: Any, tolerance: float) -> bool:
+    if not isinstance(wanted, sympy.Expr) or not isinstance(given, sympy.Expr) or wanted.free_symbols | given.free_symbols:
+        return False
+    first, second = complex(wanted.evalf()), complex(given.evalf())
+    return abs(first - second) <= tolerance * abs(first)
