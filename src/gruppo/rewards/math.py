@@ -3,8 +3,8 @@
 **Which answer.** Only the last 16,384 characters are looked at. The first of these that there is:
 
 1. Text after the last `</think>` (or its like), and in it what stands in the last whole `<answer>...</answer>`.
-2. In that text: the last whole `\\boxed{}` or what follows the last `####` on its line, whichever comes later. An unclosed
-   box is no answer, nor is a `####` that begins a heading ("#### Step 2").
+2. In that text: the last whole `\\boxed{}` or what follows the last `####` on its line, whichever comes later. An
+   unclosed box is no answer, nor is a `####` that begins a heading ("#### Step 2").
 3. What follows the last "the answer is" or "answer:", up to the end of the sentence.
 4. The last line, where it is an answer alone, or its last sentence, where that has exactly one value: behind the last
    "=", behind its verb, or the only number. Several different numbers, or a denial, are no answer.

@@ -13,10 +13,10 @@ is None where one is needed. Everything but the judge is linear in the texts, up
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from gruppo.rewards.math_extract import is_prose, tidy, undelimited
 from gruppo.rewards.math_numbers import number, same
+from gruppo.rewards.math_shapes import Shape, shape, sides
 
 Judge = Callable[[str, str], bool]
 """Whether two expressions (reference, stated) are equal."""
@@ -41,43 +41,36 @@ _SIGNS = str.maketrans(
         "\N{SUPERSCRIPT THREE}": "^3",
     }
 )
-_ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|([0-9A-Za-z]+))")
+_ROOT = re.compile(r"(?:√|(?<![\\A-Za-z])sqrt(?=\())\s*(?:\(([^()]*)\)|([0-9A-Za-z]+))")
 _WRAPPED = re.compile(r"\\(?:text|mathrm|textbf|mathbf|textrm|textit|mbox)\s*\{([^{}]*)\}")
 _LOOK = re.compile(r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|limits)(?![A-Za-z])|\\[!,]")
 _SPACE = re.compile(r"\\[;: ]|\\q?quad(?![A-Za-z])|~|\s+")
 _NOTHING = re.compile(r"\\\$|\\%|[$%°]|\^\{?\\circ\}?|\\(?:text|mathrm|textbf)(?=\{)")
+_LOOSE = re.compile(r"\s+(?![0-9])|(?<![0-9\s])\s+")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z .,'\u2019-]*[A-Za-z.]")
 _ARTICLE = re.compile(r"^(?:the|a|an)\s+", re.IGNORECASE)
-_LETTER = re.compile(r"(?:(?:option|choice|answer)\s*:?\s*)?(?:\(([A-Ja-j])\)|([A-J])(?:[.):]|$))\s*(.*)", re.DOTALL | re.I)
-_COLON = re.compile(r"([0-9]{1,12})\s*:\s*([0-9]{1,12})(?:\s*:\s*([0-9]{1,12}))?\s*(?:([ap])\.?\s?m\.?)?", re.I)
+_LETTER = re.compile(
+    r"(?:(?:option|choice|answer)\s*:?\s*)?(?:\(([A-Ja-j])\)|([A-J])(?:[.):]|$))\s*(.*)", re.DOTALL | re.IGNORECASE
+)
+_LETTER_AGAIN = re.compile(r"\([A-Ja-j]\)|(?<!\w)[A-J](?:[.):]|$)|^or\b|^and\b")
+_COLON = re.compile(
+    r"([0-9]{1,12})\s*:\s*([0-9]{1,12})(?:\s*:\s*([0-9]{1,12}))?\s*(?:([ap])\.?\s?m\.?)?",
+    re.IGNORECASE,
+)
 _RATIO = re.compile(r"([0-9]{1,12})\s*(?:/|\bto\b)\s*([0-9]{1,12})|\\frac\{?([0-9]{1,12})\}?\{?([0-9]{1,12})\}?")
-_BASE = re.compile(r"([0-9][0-9A-Za-z]*|[A-Z][0-9A-Z]*[0-9][0-9A-Z]*)_\{?([0-9]{1,3})\}?")
+_BASE = re.compile(r"(-?[0-9][0-9A-Za-z]*|-?[A-Z][0-9A-Z]*[0-9][0-9A-Z]*)_\{?([0-9]{1,3})\}?")
 _LEFT_SIDE = re.compile(r"\\?[A-Za-z]{1,12}'?(?:_\{?\w{1,8}\}?)?(?:\([A-Za-z](?:,[A-Za-z])*\))?")
 _IN = re.compile(r"^\\?[A-Za-z]{1,8}\s*\\in(?![A-Za-z])\s*")
-_EQUALS = re.compile(r"(?<![<>!:\\])=")
 _ABOUT = re.compile(r"\\approx|≈|\\simeq|\\doteq")
 _RELATION = re.compile(r"[<>=]|\\(?:leq?|geq?|lt|gt|neq?)(?![A-Za-z])")
-_MATRIX = re.compile(r"\\begin\{([pbvBV]?matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)
-_TOKEN = re.compile(r"\\[{}]|\\(?:cup|lbrace|rbrace|langle|rangle)(?![A-Za-z])|\\.|[()\[\]{},;]|\b(?:or|and)\b", re.DOTALL)
-_OPENING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\lbrace": "\\rbrace", "\\langle": "\\rangle"}
-_CLOSING = frozenset((*_OPENING.values(),))
 _SEVERAL = re.compile(r"[0-9]\s+[0-9]")
 _DEPTH = 12
 _MOST_PAIRS = 400
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What an answer is made of."""
-
-    kind: str
-    """one (an expression), tuple, set, union or matrix."""
-    items: tuple[str, ...]
-    form: str = ""
-    """Brackets of a tuple, size of a matrix."""
-
-
-def equal(gold: str, stated: str, tolerance: float | None = None, judge: Judge | None = None, depth: int = 0) -> bool | None:
+def equal(
+    gold: str, stated: str, tolerance: float | None = None, judge: Judge | None = None, depth: int = 0
+) -> bool | None:
     """Whether a stated answer equals the reference. None: a judge is needed, and there is none."""
     if gold == stated or plain(gold) == plain(stated):
         return True
@@ -91,7 +84,7 @@ def equal(gold: str, stated: str, tolerance: float | None = None, judge: Judge |
             return decided
     if depth >= _DEPTH:
         return False
-    gold, stated = _right_sides(gold, stated)
+    gold, stated = _rightsides(gold, stated)
     return _shapes(gold, stated, tolerance, judge, depth)
 
 
@@ -102,7 +95,7 @@ def plain(text: str) -> str:
     text = tidy(text.replace("{,}", ","))
     if text.startswith("{") and text.endswith("}") and _WORDS.fullmatch(text[1:-1]):
         text = text[1:-1]
-    return " ".join(text.casefold().split()) if _WORDS.fullmatch(text) else "".join(text.split())
+    return " ".join(text.casefold().split()) if _WORDS.fullmatch(text) else _LOOSE.sub("", text)
 
 
 def canonical(text: str) -> str:
@@ -138,9 +131,9 @@ def _letters(gold: str, stated: str) -> bool | None:
         if given is None or given[3] == "" or given[0][0].islower():
             return None
         return _numbers(gold, given[3], None) or None
-    if given is None:
+    if given is None or _LETTER_AGAIN.search(given[3]):
         return False if not wanted[3] else None
-    if wanted[3] and not given[3] or given[3] and not wanted[3] or wanted[3] == given[3]:
+    if not wanted[3] or not given[3] or wanted[3] == given[3]:
         return _choice(wanted) == _choice(given)
     return None
 
@@ -156,7 +149,9 @@ def _colons(gold: str, stated: str) -> bool | None:
     if wanted is not None and given is not None:
         parts = [tuple(int(part or 0) for part in match.groups()[:3]) for match in (wanted, given)]
         halves = {(match[4] or "").casefold() for match in (wanted, given)} - {""}
-        return parts[0] == parts[1] and len(halves) < 2 or _of_24_hours(wanted) == _of_24_hours(given) and len(halves) == 1
+        if len(halves) == 1 and _of_24_hours(wanted) == _of_24_hours(given):
+            return True
+        return parts[0] == parts[1] and len(halves) < 2
     ratio, other = (wanted, stated) if wanted is not None else (given, gold)
     match = _RATIO.fullmatch(other)
     if ratio is None or match is None or ratio[3] or ratio[4]:
@@ -178,16 +173,19 @@ def _bases(gold: str, stated: str) -> bool | None:
     given = _BASE.fullmatch(compact)
     if given is not None:
         return wanted.groups() == given.groups()
-    return wanted[1] == compact if compact.isalnum() else None
+    return wanted[1] == compact if compact.removeprefix("-").isalnum() else None
 
 
-def _right_sides(gold: str, stated: str) -> tuple[str, str]:
+def _rightsides(gold: str, stated: str) -> tuple[str, str]:
     """Both without `x =` or `x \\in` before them, where only one has it or both have the same."""
     gold, stated = _IN.sub("", gold), _IN.sub("", stated)
     about = [part.strip() for part in _ABOUT.split(stated) if part.strip()]
     if len(about) > 1:
         stated = _of_about(gold, about)
-    wanted, given = _EQUALS.split(gold), _EQUALS.split(stated)
+    wanted, given = sides(gold), sides(stated)
+    values = [number(side) for side in wanted] if len(wanted) > 1 else []
+    if values and None not in values:  # a reference that says the same in two ways, such as 0.56 = 56%
+        return (wanted[0] if _numbers(wanted[0], stated, None) else wanted[-1]).strip(), stated
     if _is_assignment(wanted) and _is_assignment(given):
         if "".join(wanted[0].split()) == "".join(given[0].split()):
             return wanted[1].strip(), given[1].strip()
@@ -205,7 +203,7 @@ def _is_assignment(sides: list[str]) -> bool:
 
 def _of_about(gold: str, parts: list[str]) -> str:
     """Of `exact \\approx decimal` the side that is like the reference; nothing where two numbers contradict."""
-    values = [found for part in parts if (found := number(_EQUALS.split(part)[-1])) is not None]
+    values = [found for part in parts if (found := number(sides(part)[-1])) is not None]
     if any(not same(values[0], value, 0.01) for value in values[1:]):
         return ""
     wanted = number(gold)
@@ -240,7 +238,8 @@ def _shapes(gold: str, stated: str, tolerance: float | None, judge: Judge | None
     if len(wanted.items) != len(given.items) or wanted.form != given.form:
         return False
     return _all(
-        equal(first, second, tolerance, judge, depth + 1) for first, second in zip(wanted.items, given.items, strict=True)
+        equal(first, second, tolerance, judge, depth + 1)
+        for first, second in zip(wanted.items, given.items, strict=True)
     )
 
 
@@ -305,73 +304,3 @@ def _unordered(
         return False
     back = _all(has(item, left, False) for item in right.values())
     return back if back is False or back is None else forth
-
-
-def shape(text: str) -> Shape:
-    """What an answer is made of, by its outermost brackets and separators."""
-    for _ in range(_DEPTH):
-        text = text.strip()
-        matrix = _MATRIX.fullmatch(text)
-        if matrix is not None and "\\begin" not in matrix[2]:
-            rows = [row.split("&") for row in matrix[2].split("\\\\") if row.strip()]
-            cells = tuple(cell.strip() for row in rows for cell in row)
-            return Shape("matrix", cells, "x".join(str(len(row)) for row in rows))
-        opening, parts, unions, closing = _taken_apart(text)
-        if len(unions) > 1:
-            return Shape("union", unions)
-        if len(parts) > 1 and not opening:
-            return Shape("set", parts)
-        if not opening:
-            return Shape("one", (text,))
-        if len(parts) > 1:
-            if opening in ("\\{", "\\lbrace", "{"):
-                return Shape("set", parts)
-            return Shape("tuple", parts, opening + closing if len(parts) == 2 and opening != "\\langle" else "")
-        if opening == "[" and closing == "]" and not parts:
-            return Shape("one", (text,))
-        text = parts[0] if parts else ""
-        if not text:
-            return Shape("one", ("",))
-    return Shape("one", (text,))
-
-
-def _taken_apart(text: str) -> tuple[str, tuple[str, ...], tuple[str, ...], str]:
-    """Opening bracket, items, members of a union and closing bracket. No brackets: what is outside of any is split."""
-    depth = 0
-    opening, closing, inner_start = "", "", 0
-    outer, inner, union = [0], [0], [0]
-    outer_ends: list[int] = []
-    inner_ends: list[int] = []
-    union_ends: list[int] = []
-    for token in _TOKEN.finditer(text):
-        sign = token[0]
-        if sign in _OPENING:
-            depth += 1
-            if token.start() == 0:
-                opening, inner_start = sign, token.end()
-        elif sign in _CLOSING:
-            depth -= 1
-            if depth == 0 and opening and not closing:
-                closing, inner_end, whole = sign, token.start(), token.end() == len(text)
-                if not whole:
-                    opening = ""
-        elif sign == "\\cup":
-            if depth == 0:
-                union_ends.append(token.start())
-                union.append(token.end())
-        elif sign in (",", ";", "or", "and"):
-            if depth == 0:
-                outer_ends.append(token.start())
-                outer.append(token.end())
-            elif depth == 1:
-                inner_ends.append(token.start())
-                inner.append(token.end())
-    unions = _pieces(text, union, union_ends, len(text))
-    if opening and closing:
-        return opening, _pieces(text, [inner_start, *inner[1:]], inner_ends, inner_end), unions, closing
-    return "", _pieces(text, outer, outer_ends, len(text)), unions, ""
-
-
-def _pieces(text: str, starts: list[int], ends: list[int], end: int) -> tuple[str, ...]:
-    pieces = (text[start:stop].strip() for start, stop in zip(starts, [*ends, end], strict=True))
-    return tuple(piece for piece in pieces if piece)

@@ -31,14 +31,19 @@ _SENTENCE_END = re.compile(
     r"(?<![A-Z])(?<!\b[ap]\.m)(?<!\bMr)(?<!\bMs)(?<!\bMrs)(?<!\bDr)(?<!\bSt)(?<!\bvs)(?<!\bNo)[.!?]\**\s++(?![a-z])"
 )
 _NEGATION = re.compile(r"\b(?:not|cannot|never|unknown|incorrect|wrong)\b|n't\b", re.IGNORECASE)
-_VERB = re.compile(r"\s(?:is|are|was|were|be|equals?|gives?|get|gets|got|has|have|had|needs?|costs?|at|on|in)\s+(?:about\s+)?")
+_BECAUSE = re.compile(r",?\s(?:because|since)\s", re.IGNORECASE)
+_VERB = re.compile(
+    r"\s(?:is|are|was|were|be|equals?|gives?|get|gets|got|has|have|had|needs?|costs?|at|on|in)\s+(?:about\s+)?"
+)
 _EQUALS = re.compile(r"(?<![<>!:\\])=|\\approx|≈")
 _MATH = re.compile(r"\\\((.{1,2000}?)\\\)|\\\[(.{1,2000}?)\\\]|\$\$?(?![ 0-9]+ )([^$]{0,2000}[^$ ])\$\$?")
 _NUMBERS = re.compile(
     r"(?<![\w.])[-\N{MINUS SIGN}]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?::[0-9]+)*(?:\.[0-9]+)?(?:\s?/\s?[0-9]+)?"
 )
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
-_NO_PROSE = frozenset("or and pi sin cos tan sec csc cot log ln exp sqrt frac mod cup in text mathrm infty".split())
+_NO_PROSE = re.compile(
+    r"or|and|pi|sin|cos|tan|sec|csc|cot|log|ln|exp|sqrt|frac|mod|cup|in|text|mathrm|infty", re.IGNORECASE
+)
 _VOWEL = re.compile(r"[aeiouy]", re.IGNORECASE)
 _LONGEST_LINE = 1000
 _MOST_WORDS = 8
@@ -203,10 +208,12 @@ def _plain_answer(form: str, text: str) -> Statement | None:
     if _BOX.search(text):
         return Statement(form, "", problem=f"{NO_ANSWER}: an unclosed box")
     parts = [part for part in _SENTENCE_END.split(text) if part.strip()]
+    if form == "the answer is" and parts:
+        parts[0] = _BECAUSE.split(parts[0], maxsplit=1)[0]
     if parts:
         text = undelimited(parts[0] if form == "the answer is" else parts[-1])
     if len(text) > _LONGEST_LINE:
-        return Statement(form, "", problem=f"{NO_ANSWER}: the {form} goes on for {len(text)} characters")
+        return Statement(form, "", problem=f"{NO_ANSWER}: {form} goes on for {len(text)} characters")
     if not is_prose(text) or number(text) is not None:
         return Statement(form, text)
     if _NEGATION.search(text):
@@ -229,7 +236,7 @@ def _from_prose(form: str, text: str) -> Statement:
     if not numbers and len(text.split()) <= _MOST_WORDS:
         tail = tails[-1] if tails else ""
         return Statement(form, tail or text, text)
-    return Statement(form, "", text, f"{NO_ANSWER}: the {form} has {len(numbers)} different numbers")
+    return Statement(form, "", text, f"{NO_ANSWER}: {form} has {len(numbers)} different numbers")
 
 
 def is_prose(text: str) -> bool:
@@ -237,7 +244,7 @@ def is_prose(text: str) -> bool:
     return any(
         (len(word) > 2 and _VOWEL.search(word)) or word.lower() in ("is", "it", "he", "we", "my", "to")
         for word in _WORD.findall(text)
-        if word.lower() not in _NO_PROSE
+        if not _NO_PROSE.fullmatch(word)
     )
 
 
@@ -262,4 +269,4 @@ def undelimited(text: str) -> str:
 def tidy(text: str) -> str:
     """A text without space, emphasis and full stop at its ends."""
     text = text.strip().strip("*").strip()
-    return text.removesuffix(".").strip() if text.endswith(".") and not text.endswith("..") else text
+    return text if text.endswith("...") else text.removesuffix(".").strip()

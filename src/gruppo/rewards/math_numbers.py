@@ -38,7 +38,7 @@ _NO_UNIT = re.compile(
 )
 _VOWEL = re.compile(r"[aeiouy]", re.IGNORECASE)
 
-_UNITS = {
+UNITS = {
     name: names.split()[0]
     for names in (
         "mm millimeter millimeters millimetre millimetres",
@@ -108,15 +108,15 @@ def number(text: str) -> Number | None:
         return None
     if not words and ("\\$" in text or text.count("$") == 1):
         words = "dollar"
-    return Number(value, _UNITS.get(words, words), match["decimals"] is not None)
+    return Number(value, UNITS.get(words, words), match["decimals"] is not None)
 
 
 def _normal(text: str) -> str:
     text = text.replace("\N{MINUS SIGN}", "-").replace("{,}", ",").replace("\\left", "").replace("\\right", "")
     text = _TEXT.sub(r" \1 ", text) if "\\" in text else text
     text = _SPACES.sub(" ", _LEFT_OUT.sub("", text)).strip()
-    if text.endswith(".") and not text.endswith(".."):
-        text = text[:-1].rstrip()
+    if not text.endswith("..."):
+        text = text.removesuffix(".").rstrip()
     if text.endswith(")"):
         text = _UNIT_IN_BRACKETS.sub("", text)
     if "frac" in text:
@@ -151,9 +151,9 @@ def _is_unit(words: str, written: str) -> bool:
         return False
     base = re.sub(r"\s*\^\s*\{?\s*[23]\s*\}?$", "", words)
     if written[0].isalpha():
-        return len(base) > 1 and base in _UNITS
+        return len(base) > 1 and base in UNITS
     return all(
-        word.rstrip(".") in _UNITS or (len(word) >= 3 and _VOWEL.search(word)) or word in ("of", "by", "in", "per", "a")
+        word.rstrip(".") in UNITS or (len(word) >= 3 and _VOWEL.search(word)) or word in ("of", "by", "in", "per", "a")
         for word in base.split()
     )
 
@@ -172,4 +172,4 @@ def same(gold: Number, stated: Number, tolerance: float | None) -> bool:
     return difference <= ABSOLUTE and difference <= RELATIVE * abs(gold.value)
 
 
-_CANONICAL = frozenset(_UNITS.values()) - {"st"}
+_CANONICAL = frozenset(UNITS.values()) - {"st"}
