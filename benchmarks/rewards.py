@@ -1,6 +1,6 @@
 """Rewards measured: math against trl's `accuracy_reward`, reference answers in every form, hostile answers.
 
-    python benchmarks/rewards.py --data DIR [--only speed,labels,golds,hostile] [--seed 0]
+    python benchmarks/rewards.py --data DIR [--only speed,golds,hostile] [--count 1000]
 
 DIR holds gsm8k/train.jsonl, math/math_train.jsonl, math/deepscaler_aime_train.json, arith/*.jsonl and
 verifier/qwen_outputs_30.jsonl. The result is written to benchmarks/rewards.md.
@@ -16,8 +16,9 @@ import statistics
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 
 from gruppo.rewards.math import math_fast, math_reward, reference_answer
@@ -131,15 +132,27 @@ HOSTILE: dict[str, tuple[str, str]] = {
         ("nested fractions", box("\\frac{1}{1+" * 200 + "x" + "}" * 200), "\\frac{1}{x}"),
         ("nested fractions of numbers", box("\\frac{1}{1+" * 300 + "1" + "}" * 300), "\\phi"),
         ("matrix power", box("\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}^{99999999}"), "3"),
-        ("large matrix", box("\\begin{pmatrix}" + "\\\\".join("&".join("x" * 40) for _ in range(40)) + "\\end{pmatrix}"), "3"),
+        (
+            "large matrix",
+            box("\\begin{pmatrix}" + "\\\\".join("&".join("x" * 40) for _ in range(40)) + "\\end{pmatrix}"),
+            "3",
+        ),
         ("matrix of towers", box("\\begin{pmatrix}9^{9^{9^9}}&1\\end{pmatrix}"), "\\begin{pmatrix}1&2\\end{pmatrix}"),
-        ("determinant", box("\\det\\begin{pmatrix}" + "\\\\".join("&".join("abcdefgh") for _ in range(8)) + "\\end{pmatrix}"), "a"),
+        (
+            "determinant",
+            box("\\det\\begin{pmatrix}" + "\\\\".join("&".join("abcdefgh") for _ in range(8)) + "\\end{pmatrix}"),
+            "a",
+        ),
         ("equation", box("x^{99}+x^{98}y+\\sin(x)=e^{xy}"), "x^2=y"),
         ("inequality", box("x^{20}-\\sin(x)+e^{x}>x^{19}"), "(1,2)"),
         ("huge set", box("\\{" + ",".join(str(n) for n in range(3000)) + "\\}"), "\\{1,2\\}"),
         ("huge set of expressions", box("\\{" + ",".join(f"x^{n}" for n in range(2000)) + "\\}"), "x,x^2"),
         ("sets in sets", box("\\{" * 3000 + "1,2" + "\\}" * 3000), "\\{1,2\\}"),
-        ("pairs of expressions", box(",".join(f"\\sin({n}x)" for n in range(20))), ",".join(f"\\cos({n}x)" for n in range(20))),
+        (
+            "pairs of expressions",
+            box(",".join(f"\\sin({n}x)" for n in range(20))),
+            ",".join(f"\\cos({n}x)" for n in range(20)),
+        ),
         ("union of intervals", box("\\cup".join(f"({n},{n}+\\pi)" for n in range(400))), "(0,1)"),
         ("deep brackets", box("(" * 8000 + "x" + ")" * 8000), "x+1"),
         ("deep brackets, open", "\\boxed{" + "(" * 8000 + "}", "3"),
@@ -194,3 +207,167 @@ HOSTILE: dict[str, tuple[str, str]] = {
         ("relations", box("1<" * 3000 + "x"), "(1,2)"),
     ]
 }
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def descendants() -> int:
+    """Processes below this one."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            children.setdefault(parent, []).append(int(entry.name))
+    count, todo = 0, [os.getpid()]
+    while todo:
+        below = children.get(todo.pop(), [])
+        count, todo = count + len(below), todo + below
+    return count
+
+
+def resident_mib() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def hostile_run(count: int) -> dict[str, float]:
+    """Hostile answers in a row: seconds of the longest, and what is left behind."""
+    cases = list(HOSTILE.values())
+    for completion, gold in (*((text, gold) for text, gold in cases if len(text) > 10**6), ("\\boxed{x}", "y+1")):
+        math_reward(completion, gold)  # so that what stays allocated once is not taken for a leak
+    before = descriptors(), descendants(), resident_mib()
+    longest, right = 0.0, 0.0
+    for index in range(count):
+        start = time.perf_counter()
+        right += math_reward(*cases[index % len(cases)])
+        longest = max(longest, time.perf_counter() - start)
+    after = descriptors(), descendants(), resident_mib()
+    names = ("descriptors", "processes", "MiB")
+    left = {name: round(new - old, 1) for name, old, new in zip(names, before, after, strict=True)}
+    return {"count": count, "longest s": round(longest, 2), "scored 1": right, **left}
+
+
+def rate(
+    function: Callable[[str, str], object],
+    pairs: list[tuple[str, str]],
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Calls a second."""
+    start = clock()
+    for completion, answer in pairs:
+        function(completion, answer)
+    return len(pairs) / (clock() - start)
+
+
+def trl_reward(completion: str, answer: str) -> float | None:
+    from trl.rewards.accuracy_rewards import accuracy_reward
+
+    (value,) = accuracy_reward([[{"role": "assistant", "content": completion}]], [f"${answer}$"])
+    return value
+
+
+def labelled(data: Path) -> list[tuple[str, str, bool]]:
+    """Real outputs of a model on MATH, each with whether it is right."""
+    return [
+        (text, row["answer"], bool(label))
+        for row in rows(data / "verifier/qwen_outputs_30.jsonl")
+        for text, label in zip(row["code"], row["score"], strict=True)
+    ]
+
+
+def plain_text(data: Path, count: int, generator: random.Random) -> list[tuple[str, str, bool]]:
+    """Word problems answered in plain text: as many right ones as ones that are off by one."""
+    answers = [reference_answer(text) for text in generator.sample(golds(data, "gsm8k"), count)]
+    right = [(FORMS["sentence"](answer), answer, True) for answer in answers]
+    return right + [(FORMS["sentence"](perturbed(answer)[0]), answer, False) for answer in answers]
+
+
+def compared(cases: list[tuple[str, str, bool]], repeats: int) -> str:
+    """Rates (A B A B) and disagreements with the labels, as the cells of a table."""
+    pairs = [(completion, answer) for completion, answer, _ in cases]
+    functions: dict[str, Callable[[str, str], float | None]] = {"gruppo": math_reward, "trl": trl_reward}
+    rates: dict[str, list[float]] = {name: [] for name in functions}
+    for function in functions.values():
+        rate(function, pairs[:5])
+    for _ in range(repeats):
+        for name, function in functions.items():
+            rates[name].append(rate(function, pairs))
+    wrong = {
+        name: sum((function(completion, answer) == 1.0) != label for completion, answer, label in cases)
+        for name, function in functions.items()
+    }
+    cells = [f"{statistics.median(rates[name]):,.0f} | {wrong[name]}" for name in functions]
+    return f"{len(cases)} | " + " | ".join(cells)
+
+
+def speed(data: Path, generator: random.Random) -> list[str]:
+    """Calls a second on one core."""
+    math_fast("1", "2")
+    answers = golds(data, "gsm8k")
+    short = [(f"#### {reference_answer(answer)}", reference_answer(answer)) for answer in answers]
+    wrong = [(first[0], second[1]) for first, second in pairwise(short)]
+    solutions = [(answer, answer) for answer in answers]
+    prose = [(answer.replace("####", "The answer is"), answer) for answer in answers]
+    lines = ["| text | answers a second of CPU time |", "|---|---|"]
+    for name, pairs in [
+        ("short, `#### 72`, right", short), ("short, wrong", wrong),
+        ("GSM8K solutions with `####`", solutions), ("GSM8K solutions, \"The answer is 72\"", prose),
+    ]:  # fmt: skip
+        lines.append(
+            f"| {name} | {statistics.median(rate(math_fast, pairs, time.process_time) for _ in range(5)):,.0f} |"
+        )
+    lines += ["", "| cases | count | gruppo a second | wrong | trl a second | wrong |", "|---|---|---|---|---|---|"]
+    lines.append(f"| labelled outputs | {compared(labelled(data), 3)} |")
+    lines.append(f'| "The answer is 72." | {compared(plain_text(data, 200, generator), 3)} |')
+    return lines
+
+
+def gold_table(data: Path) -> list[str]:
+    lines = ["| data | answers | different | right one refused | wrong one accepted | how made wrong |"]
+    lines.append("|---|---|---|---|---|---|")
+    for name in GOLDS:
+        answers = golds(data, name)
+        different = list(dict.fromkeys(map(reference_answer, answers)))
+        refused, accepted, kinds = gold_check(different)
+        how = ", ".join(f"{kind}: {count}" for kind, count in kinds.most_common())
+        lines.append(f"| {name} | {len(answers)} | {len(different)} | {len(refused)} | {len(accepted)} | {how} |")
+    return lines
+
+
+def main() -> None:
+    """Run what was asked for and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--only", default="speed,golds,hostile")
+    parser.add_argument("--count", type=int, default=1000, help="hostile answers in a row")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    wanted = arguments.only.split(",")
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
+    lines = [
+        "# Rewards: speed, right and wrong, hostile answers",
+        f"    python benchmarks/rewards.py --data DIR --only {arguments.only} --count {arguments.count}",
+        f"{date.today()}, commit {commit.strip()}, {os.cpu_count()}-core {platform.machine()}, Python "
+        f"{platform.python_version()}, load {os.getloadavg()[0]:.1f} at the start. Rates are medians; those against trl by the clock, in turns.",
+    ]
+    if "speed" in wanted:
+        lines += [
+            "## Math: speed, and trl's `accuracy_reward` on the same texts",
+            *speed(arguments.data, random.Random(arguments.seed)),
+        ]
+    if "golds" in wanted:
+        lines += [f"## Math: every reference answer in the forms {', '.join(FORMS)}", *gold_table(arguments.data)]
+    if "hostile" in wanted:
+        found = hostile_run(arguments.count)
+        lines += ["## Math: hostile answers in a row", ", ".join(f"{name}: {value}" for name, value in found.items())]
+    text = "\n\n".join(lines).replace("|\n\n|", "|\n|") + "\n"
+    PAGE.write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
