@@ -352,7 +352,8 @@ def main() -> None:
         "# Rewards: speed, right and wrong, hostile answers",
         f"    python benchmarks/rewards.py --data DIR --only {arguments.only} --count {arguments.count}",
         f"{date.today()}, commit {commit.strip()}, {os.cpu_count()}-core {platform.machine()}, Python "
-        f"{platform.python_version()}, load {os.getloadavg()[0]:.1f} at the start. Rates are medians; those against trl by the clock, in turns.",
+        f"{platform.python_version()}, load {os.getloadavg()[0]:.1f} at the start. Rates are medians; "
+        "those against trl by the clock, in turns.",
     ]
     if "speed" in wanted:
         lines += [

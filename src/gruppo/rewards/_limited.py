@@ -48,25 +48,18 @@ class _Worker:
         self.write = self.read = -1
 
     def call(self, reference: str, args: tuple[Any, ...], seconds: float) -> Any:
+        """The value; a process that ended without a word may have been killed from outside, so it is asked twice."""
         message = pickle.dumps((reference, args, seconds))
-        for attempt in (1, 2):
-            if self.keeper is None or self.keeper.poll() is not None:
-                self._start(reference)
-            try:
+        for _ in range(2):
+            with contextlib.suppress(EOFError, OSError):
+                if self.keeper is None or self.keeper.poll() is not None:
+                    self._start(reference)
                 _send(self.write, message)
-                break
-            except OSError:
-                self.close()
-                if attempt == 2:
-                    raise WorkerCrash("the worker process does not start") from None
-        try:
-            kind, value = self._answer(seconds)
-        except EOFError:
-            self._next_runner()
-            raise WorkerCrash("the worker process ended") from None
-        if kind == "value":
-            return value
-        raise WorkerCrash(value)
+                kind, value = self._answer(seconds)
+                if kind == "value":
+                    return value
+                raise WorkerCrash(value)
+        raise WorkerCrash("the worker process ended, twice")
 
     def _start(self, reference: str) -> None:
         self.close()
@@ -91,7 +84,7 @@ class _Worker:
             self.runner = int(_receive(self.read)[1])
         except (EOFError, OSError):
             self.close()
-            raise WorkerCrash("the worker process does not start") from None
+            raise
 
     def _answer(self, seconds: float) -> tuple[str, Any]:
         cpu, clock = _cpu_seconds(self.runner), time.monotonic()
@@ -100,14 +93,21 @@ class _Worker:
             if used >= seconds or time.monotonic() - clock >= _BACKSTOP * seconds:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self.runner, 9)
-                self._next_runner()
+                with contextlib.suppress(EOFError, OSError):
+                    self._next_runner()
                 raise WorkerTimeout(f"took longer than {seconds:g} s")
             if select.select([self.read], [], [], max(0.01, min(0.5, seconds - used)))[0]:
-                kind, value = _receive(self.read)
-                if kind == "runner":  # the one asked is dead, and this is the next
-                    self.runner = int(value)
-                    raise WorkerCrash("the worker process ended")
-                return kind, value
+                return self._received()
+
+    def _received(self) -> tuple[str, Any]:
+        try:
+            kind, value = _receive(self.read)
+            if kind == "runner":  # the one asked is dead, and may have read a part of the request: start from nothing
+                raise EOFError
+        except (EOFError, OSError):
+            self.close()
+            raise
+        return kind, value
 
     def close(self) -> None:
         for descriptor in (self.write, self.read):

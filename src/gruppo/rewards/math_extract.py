@@ -44,6 +44,7 @@ _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _NO_PROSE = re.compile(
     r"or|and|pi|sin|cos|tan|sec|csc|cot|log|ln|exp|sqrt|frac|mod|cup|in|text|mathrm|infty", re.IGNORECASE
 )
+_SHORT_WORDS = frozenset(("is", "it", "he", "we", "my", "to", "so", "of"))
 _VOWEL = re.compile(r"[aeiouy]", re.IGNORECASE)
 _LONGEST_LINE = 1000
 _MOST_WORDS = 8
@@ -217,7 +218,7 @@ def _plain_answer(form: str, text: str) -> Statement | None:
     if not is_prose(text) or number(text) is not None:
         return Statement(form, text)
     if _NEGATION.search(text):
-        return Statement(form, "", text, f"{NO_ANSWER}: {form} denies something")
+        return Statement(form, "", text, f"{NO_ANSWER}: a denial")
     return _from_prose(form, text)
 
 
@@ -242,7 +243,7 @@ def _from_prose(form: str, text: str) -> Statement:
 def is_prose(text: str) -> bool:
     """Whether a text has words of a sentence in it, beside mathematics."""
     return any(
-        (len(word) > 2 and _VOWEL.search(word)) or word.lower() in ("is", "it", "he", "we", "my", "to")
+        (len(word) > 2 and _VOWEL.search(word)) or word.lower() in _SHORT_WORDS
         for word in _WORD.findall(text)
         if not _NO_PROSE.fullmatch(word)
     )

@@ -1,5 +1,7 @@
 """Expressions compared by sympy and math-verify. Runs in a worker process that is killed at a limit, nowhere else.
 
+Importing this compares some once, as a first comparison takes ten times as long: a limit is for the answer alone.
+
 1. Expressions are read by math-verify's LaTeX reader alone, whole. Its search for numbers in what it can't read is left
    out: it would take the last number of any text for the answer.
 2. Nothing limits the time here. What is read as true, false, an empty set or not a number equals nothing.
@@ -82,3 +84,12 @@ def _close(wanted: Any, given: Any, tolerance: float) -> bool | None:
         return None
     share = abs(((given - wanted) / wanted).evalf())
     return bool(share <= tolerance) if share.is_number and share.is_finite else None
+
+
+for _gold, _stated in (
+    ("x^2-1", "(x-1)(x+1)"),
+    ("2\\sqrt{3}", "\\sqrt{12}+1"),
+    ("(1,\\pi)", "1<x<\\pi"),
+    ("y=2x", "2y-4x=0"),
+):
+    math_slow(_gold, _stated)
