@@ -1,6 +1,6 @@
 """Rewards measured: math against trl's `accuracy_reward`, reference answers in every form, hostile answers.
 
-    python benchmarks/rewards.py --data DIR [--only speed,golds,hostile] [--count 1000]
+    python benchmarks/rewards.py --data DIR [--only speed,golds,hostile] [--count 1000] [--seconds 2]
 
 DIR holds gsm8k/train.jsonl, math/math_train.jsonl, math/deepscaler_aime_train.json, arith/*.jsonl and
 verifier/qwen_outputs_30.jsonl. The result is written to benchmarks/rewards.md.
@@ -21,6 +21,7 @@ from datetime import date
 from itertools import pairwise
 from pathlib import Path
 
+from gruppo.rewards import math as math_module
 from gruppo.rewards.math import math_fast, math_reward, reference_answer
 from gruppo.rewards.math_extract import is_prose
 from gruppo.rewards.math_numbers import number
@@ -344,13 +345,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--only", default="speed,golds,hostile")
     parser.add_argument("--count", type=int, default=1000, help="hostile answers in a row")
+    parser.add_argument("--seconds", type=float, default=2.0, help="limit of one comparison, for hostile answers")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     wanted = arguments.only.split(",")
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
     lines = [
         "# Rewards: speed, right and wrong, hostile answers",
-        f"    python benchmarks/rewards.py --data DIR --only {arguments.only} --count {arguments.count}",
+        f"    python benchmarks/rewards.py --data DIR --only {arguments.only} --count {arguments.count} "
+        f"--seconds {arguments.seconds:g}",
         f"{date.today()}, commit {commit.strip()}, {os.cpu_count()}-core {platform.machine()}, Python "
         f"{platform.python_version()}, load {os.getloadavg()[0]:.1f} at the start. Rates are medians; "
         "those against trl by the clock, in turns.",
@@ -363,7 +366,8 @@ def main() -> None:
     if "golds" in wanted:
         lines += [f"## Math: every reference answer in the forms {', '.join(FORMS)}", *gold_table(arguments.data)]
     if "hostile" in wanted:
-        found = hostile_run(arguments.count)
+        math_module.SECONDS = arguments.seconds
+        found = {"limit s": arguments.seconds, **hostile_run(arguments.count)}
         lines += ["## Math: hostile answers in a row", ", ".join(f"{name}: {value}" for name, value in found.items())]
     text = "\n\n".join(lines).replace("|\n\n|", "|\n|") + "\n"
     PAGE.write_text(text, encoding="utf-8")

@@ -1,6 +1,7 @@
 """The math reward on made and on real answers: which answer is taken, when it is equal, and what is no answer."""
 
 import json
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -261,6 +262,9 @@ def test_wrong_or_no_answer(completion: str, gold: str) -> None:
         ("<answer>3</answer>", "3", "answer tag: 3 equals 3"),
         ("<think>\\boxed{3}</think>", "3", "boxed in the reasoning: 3 equals 3"),
         ("<think>so 3", "3", "no answer found: the reasoning has no end"),
+        ("<think>" + "1 < 2. " * 4000 + "So 3", "3", "no answer found: the reasoning has no end"),
+        ("<think>" + "1 < 2. " * 4000 + "</think>So 3", "3", "last line: So 3 equals 3"),
+        ("The answer is 3. <think>or 4", "3", "the answer is: 3 equals 3"),
         ("", "3", "no answer found"),
         ("\\boxed{}", "3", "no answer found: boxed with nothing in it"),
         ("\\boxed{3", "3", "no answer found: an unclosed box"),
@@ -330,6 +334,17 @@ def test_the_fast_path_leaves_expressions_and_only_those() -> None:
     assert math_fast("#### 5", "5", strict=True) == 1.0
     decided = [math_fast(text, "5") for text in ("5", "#### 6", "\\boxed{5, 6}", "no idea", "\\boxed{1 2}", "")]
     assert decided == [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+
+
+def test_the_fast_path_is_fast() -> None:
+    """100,000 a second on the machine of benchmarks/rewards.md; half of that is asked of any."""
+    rates = []
+    for _ in range(5):
+        start = time.process_time()
+        for _ in range(2000):
+            math_fast("#### 72", "72")
+        rates.append(2000 / (time.process_time() - start))
+    assert max(rates) > 50_000
 
 
 def test_the_reference_may_be_a_solution() -> None:

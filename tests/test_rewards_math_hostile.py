@@ -16,7 +16,7 @@ from gruppo.rewards import math as math_module
 from gruppo.rewards.math import math_reward
 
 ROOT = Path(__file__).resolve().parents[1]
-SHORT = 0.2
+SHORT = 0.1
 """Seconds of CPU time allowed in most of these tests, for the sake of theirs; 2 in use."""
 SAMPLE = ["nested powers", "large factorial", "deep brackets", "huge set", "10 MB of digits", "NUL", "lone surrogates"]
 
@@ -119,10 +119,11 @@ def test_in_a_forked_process() -> None:
 
 
 def test_the_limit_in_use_and_the_next_answer_after_it() -> None:
-    value, seconds = judged("nested powers")
-    assert value == 0.0
-    assert 1.9 < seconds < 2.5 * max(1.0, 2 * contention())
+    start = time.perf_counter()
     result = math_reward("\\boxed{9^{9^{9^9}}}", "3")
+    seconds = time.perf_counter() - start
+    assert result.value == 0.0
+    assert 1.9 < seconds < 2.5 * max(1.0, 2 * contention())
     assert result.reason == "boxed: 9^{9^{9^9}} took longer than 2 s to compare"
     assert math_reward("\\boxed{5!}", "120") == 1.0
 
@@ -137,7 +138,7 @@ def test_every_one_with_the_limit_in_use(name: str) -> None:
 
 @pytest.mark.usefixtures("short")
 def test_a_row_of_them_leaves_nothing_behind() -> None:
-    found = bench.hostile_run(25)
+    found = bench.hostile_run(16)
     assert found["descriptors"] == 0
     assert found["processes"] == 0
     assert found["MiB"] < 50

@@ -85,23 +85,20 @@ def statement(completion: str) -> Statement:
 
 def _parts(completion: str, text: str) -> tuple[str, str, bool]:
     """The reasoning, what follows it, and whether the reasoning was opened and never closed."""
-    if "<" not in text and "THINK]" not in text and "think▷" not in text:
-        return "", text, len(completion) > TAIL and _last_open(completion) >= 0 and _last_close(completion) < 0
-    end = start = 0
-    for match in _CLOSES.finditer(text):
-        start, end = match.span()
-    opened = _OPENS.search(text, end)
-    if opened is not None and not text[end : opened.start()].strip():
-        return text[opened.end() :], "", True
-    return text[:start], text[end:], False
-
-
-def _last_open(text: str) -> int:
-    return text.rfind("<think>")
-
-
-def _last_close(text: str) -> int:
-    return text.rfind("</think>")
+    start = end = 0
+    opened: re.Match[str] | None = None
+    if "<" in text or "THINK]" in text or "think▷" in text:
+        for match in _CLOSES.finditer(text):
+            start, end = match.span()
+        opened = _OPENS.search(text, end)
+    if not end and len(completion) > TAIL:
+        before = completion[:-TAIL]
+        if before.rfind("<think>") > before.rfind("</think>"):
+            return text, "", True
+    if opened is None:
+        return text[:start], text[end:], False
+    answer = text[end : opened.start()]
+    return (text[:start], answer, False) if answer.strip() else (text[opened.end() :], "", True)
 
 
 def _in_reasoning(found: Statement) -> Statement:
