@@ -369,7 +369,7 @@ def main() -> None:
         math_module.SECONDS = arguments.seconds
         found = {"limit s": arguments.seconds, **hostile_run(arguments.count)}
         lines += ["## Math: hostile answers in a row", ", ".join(f"{name}: {value}" for name, value in found.items())]
-    text = "\n\n".join(lines).replace("|\n\n|", "|\n|") + "\n"
+    text = "\n\n".join(line or "<!-- -->" for line in lines).replace("|\n\n|", "|\n|") + "\n"
     PAGE.write_text(text, encoding="utf-8")
     print(text)
 

@@ -263,7 +263,7 @@ def test_wrong_or_no_answer(completion: str, gold: str) -> None:
         ("<think>\\boxed{3}</think>", "3", "boxed in the reasoning: 3 equals 3"),
         ("<think>so 3", "3", "no answer found: the reasoning has no end"),
         ("<think>" + "1 < 2. " * 4000 + "So 3", "3", "no answer found: the reasoning has no end"),
-        ("<think>" + "1 < 2. " * 4000 + "</think>So 3", "3", "last line: So 3 equals 3"),
+        ("<think>" + "1 < 2. " * 4000 + "</think>So 3", "3", "last line: 3 equals 3"),
         ("The answer is 3. <think>or 4", "3", "the answer is: 3 equals 3"),
         ("", "3", "no answer found"),
         ("\\boxed{}", "3", "no answer found: boxed with nothing in it"),

@@ -23,7 +23,7 @@ import math
 from gruppo.errors import RewardError
 from gruppo.rewards._limited import WorkerCrash, WorkerTimeout, run_limited
 from gruppo.rewards.math_compare import equal
-from gruppo.rewards.math_extract import TAIL, Statement, last_box, statement, tidy
+from gruppo.rewards.math_extract import NO_ANSWER, TAIL, Statement, last_box, statement, tidy
 from gruppo.rewards.result import RewardResult
 
 SECONDS = 2.0
@@ -98,7 +98,7 @@ def _result(stated: Statement, gold: str, right: bool, strict: bool, problem: st
     demanded = lenient if stated.strict else 0.0
     parts = {"strict": demanded, "lenient": lenient}
     if not stated.text and not right:
-        return RewardResult(0.0, parts, stated.problem)
+        return RewardResult(0.0, parts, stated.problem or NO_ANSWER)
     shown = _shown(stated.text or stated.whole)
     reason = f"{stated.form}: {shown} {problem or ('equals' if right else 'is not')}"
     if not problem:
