@@ -251,7 +251,7 @@ def test_build_rubric(tmp_path: Path) -> None:
     assert rubric.success == "brevity"
     (score,) = rubric.score(replace(PROBLEM, source="f.jsonl"), ["#### 2"], [False], [1])
     assert score.reward == 2.0 * (1.0 - 3.0 + 1.0 + 2.0 - 6.0)
-    assert score.reasons == {"math": "2 is the reference"}
+    assert score.reasons == {"math": "####: 2 equals 2"}
     with pytest.raises(RewardError, match=r"no built-in reward 'maths', only math, code, .*Did you mean 'math'\?"):
         build_rubric([RewardConfig(name="maths")])
     with pytest.raises(RewardError, match="success: 'matth' is none of the rewards"):

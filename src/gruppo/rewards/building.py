@@ -18,11 +18,11 @@ from gruppo.config.rewards import (
 )
 from gruppo.errors import RewardError, nearest
 from gruppo.rewards.binding import function_name
-from gruppo.rewards.dispatch import Place
+from gruppo.rewards.dispatch import Place, is_async
 from gruppo.rewards.format import demands
 from gruppo.rewards.loading import load_function
 from gruppo.rewards.rubric import TIME_LIMIT, Reward, Rubric
-from gruppo.rewards.workers import WorkerPool
+from gruppo.rewards.workers import Portable, WorkerPool, by_value
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +34,18 @@ class BuiltIn:
     place: Place = "here"
     fast: str = ""
     """`module:function` that decides most calls at once."""
+    unlimited: str = ""
+    """`module:function` that a worker calls, where the function has no limits of its own, or in its place."""
+    warm: str = ""
+    """Module that a worker imports before its first call, whose limit is for the call alone."""
     time_limit: float = TIME_LIMIT
 
 
 BUILT_IN: dict[str, BuiltIn] = {
-    "math": BuiltIn("math:math_reward", "process", time_limit=2.0),
-    "format": BuiltIn("format:format_reward", "process", time_limit=2.0),
+    "math": BuiltIn(
+        "math:math_reward", "process", "math:math_fast", "math:math_unlimited", "math_symbolic", time_limit=2.0
+    ),
+    "format": BuiltIn("format:format_reward", "process", unlimited="format:format_reward", time_limit=2.0),
     "overlong": BuiltIn("overlong:overlong_reward"),
     "model": BuiltIn("reward_model:reward_model_function", "thread"),
     "length": BuiltIn("length:length_reward"),
@@ -108,7 +114,14 @@ def reward_of(
         place="here" if config.isolation == "inline" else built_in.place if built_in else "process",
     )
     if built_in is None:
-        return replace(reward, portable_name=None if function else _absolute(config.name))
+        portable = None if function else Portable(config.name, _absolute(config.name), waits=is_async(reward.function))
+        return replace(reward, portable=portable)
+    if config.name == "format" and isinstance(config, FormatReward) and not (config.pattern or config.json_schema):
+        return replace(reward, place="here")
+    if built_in.unlimited:
+        sent = partial(_home(built_in.unlimited), **config.own_options)
+        warm = f"gruppo.rewards.{built_in.warm}" if built_in.warm else None
+        reward = replace(reward, portable=by_value(config.name, sent, forks=True, warm=warm))
     fast = partial(_home(built_in.fast), **config.own_options) if built_in.fast else None
     return replace(reward, fast=fast, normalize=isinstance(config, ModelReward) and config.normalize == "group")
 

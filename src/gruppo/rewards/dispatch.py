@@ -39,12 +39,11 @@ class Dispatch:
     """Limit for one completion."""
     pool: WorkerPool | None
     """None: everything runs here."""
-    name: str | None = None
-    """By which a worker loads the function; None: by value."""
+    portable: Portable | None = None
+    """What a worker loads; None: the function by value."""
     fast: Callable[..., Outcome] | None = None
     """Takes the same arguments, and decides most calls here at once; None from it sends the call on."""
     _timed: list[float] = field(default_factory=list[float])
-    _portable: Portable | None = None
 
     def begin(self, problem: Problem, group: Completions) -> Pending:
         """Start the calls for a group; the outcomes are waited for where they are needed.
@@ -86,7 +85,9 @@ class Dispatch:
             return lambda: [found[index] for index in range(count)]
         chosen = calls if self.bound.batch else [calls[index] for index in left]
         began = time.perf_counter()
-        future = pool.submit(self._to_send(), self.bound.batch, chosen, len(left), self.seconds)
+        if self.portable is None:
+            self.portable = by_value(self.bound.name, self.bound.function, is_async(self.bound.function))
+        future = pool.submit(self.portable, self.bound.batch, chosen, len(left), self.seconds)
         future.add_done_callback(lambda done: self._time(_worked(done, began), len(left)))
 
         def wait() -> list[Outcome]:
@@ -95,19 +96,14 @@ class Dispatch:
 
         return wait
 
-    def _to_send(self) -> Portable:
-        if self._portable is None:
-            function = underlying(self.bound.function)
-            waits = inspect.iscoroutinefunction(function)
-            if self.name is not None:
-                self._portable = Portable(self.bound.name, self.name, waits=waits)
-            else:
-                self._portable = by_value(self.bound.name, self.bound.function, waits)
-        return self._portable
-
     def _time(self, seconds: float, count: int) -> None:
         if count and len(self._timed) < 10_000:
             self._timed += [seconds / count] * count
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether it is declared with `async def`."""
+    return inspect.iscoroutinefunction(underlying(function))
 
 
 def _worked(done: "Future[Any]", began: float) -> float:

@@ -4,7 +4,7 @@ import pickle
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 from gruppo.rewards.binding import Call
 from gruppo.rewards.outcomes import KINDS, Failure, FailureKind, Outcome
@@ -35,6 +35,7 @@ class Load:
     key: str
     name: str | None
     pickled: bytes = b""
+    warm: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +48,20 @@ class Task:
     count: int
     seconds: float
     """CPU seconds for one completion."""
+    forks: bool = False
+    """Whether a fork of the worker may do it, to be replaced in milliseconds: nothing of it runs threads."""
 
 
 def pack(request: Hello | Load | Task, pickler: Callable[[Any], bytes] = pickle.dumps) -> bytes:
     """A request as the worker reads it."""
     data = pickler(request)
     return LENGTH.pack(len(data)) + data
+
+
+def read_request(pipe: BinaryIO) -> Hello | Load | Task | None:
+    """The next request; None at their end."""
+    head = pipe.read(LENGTH.size)
+    return pickle.loads(pipe.read(LENGTH.unpack(head)[0])) if len(head) == LENGTH.size else None
 
 
 def unpack_outcome(data: Any) -> Outcome:

@@ -20,7 +20,7 @@ from gruppo.rewards.dispatch import Dispatch, Place
 from gruppo.rewards.mixing import gated, normalize_group
 from gruppo.rewards.outcomes import Failure, Outcome
 from gruppo.rewards.result import RewardResult
-from gruppo.rewards.workers import WorkerPool
+from gruppo.rewards.workers import Portable, WorkerPool
 from gruppo.types import PASS_SHARE, Problem, Score
 
 ErrorPolicy = Literal["zero", "skip", "stop"]
@@ -55,8 +55,8 @@ class Reward:
     """Seconds that one call may compute, and as many that it may wait; where a pool runs it."""
     place: Place = "process"
     """Where a pool would run it."""
-    portable_name: str | None = None
-    """By which a worker loads the function; None: by value."""
+    portable: Portable | None = None
+    """What a worker loads; None: the function by value."""
     fast: Callable[..., Outcome] | None = None
     """Decides most calls at once, as `gruppo.rewards.dispatch` has it."""
 
@@ -95,7 +95,7 @@ class Rubric:
         self.reward_scale = reward_scale
         self._bound = tuple(bind(reward.name, reward.function) for reward in rewards)
         self._dispatch = tuple(
-            Dispatch(bound, reward.place, reward.time_limit, pool, reward.portable_name, reward.fast)
+            Dispatch(bound, reward.place, reward.time_limit, pool, reward.portable, reward.fast)
             for reward, bound in zip(rewards, self._bound)
         )
         self._budgets = tuple(_ErrorBudget(bound) for bound in self._bound)

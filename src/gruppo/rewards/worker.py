@@ -6,7 +6,9 @@
     pickle: load (key, function)      -->  runs the user's file, or unpickles
                                       <--  {"loaded": key} or {"failed": why}
     pickle: call (key, calls)         -->
+                                      <--  {"runner": pid} where a fork of the worker does it
                                       <--  {"outcome": [n, ...]} for each completion, then {"done": true}
+                                      <--  {"died": status} where the fork ended in the middle
 
 What comes back is JSON, never a pickle: a reward function looks at hostile text, and what it was talked into must not
 run in the trainer. Requests come from the trainer and are trusted.
@@ -14,10 +16,15 @@ run in the trainer. Requests come from the trainer and are trusted.
 1. CPU time is limited by a timer of the process (ITIMER_PROF) whose signal ends it, whatever it is doing: C code that
    holds the interpreter's lock too. The pool limits the time that it waits.
 2. What a function prints goes to the log that the pool named, up to a limit; the trainer's output stays clean.
-3. The worker ends with the pool: by the end of its requests, and on Linux by a signal if the pool's thread is killed.
+3. A task that says so is done by a fork of the worker, which has all modules loaded: killed, it is replaced in
+   milliseconds, where sympy alone takes seconds to import. Only functions of ours say so: a fork of a process with
+   threads, or with a GPU in hand, may hang.
+4. The worker ends with the pool: by the end of its requests, and on Linux by a signal if the pool's thread is killed.
 """
 
+import contextlib
 import ctypes
+import gc
 import io
 import json
 import os
@@ -26,13 +33,15 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, BinaryIO, cast
 
 from gruppo.errors import GruppoError
 from gruppo.rewards.calling import outcomes
 from gruppo.rewards.loading import load_function
 from gruppo.rewards.outcomes import Failure, Outcome
-from gruppo.rewards.requests import LENGTH, Hello, Load, Task
+from gruppo.rewards.requests import Hello, Load, Task, pack, read_request
 
 _MOST_OUTPUT = 1 << 20
 """Characters that the functions of one worker may print into the log."""
@@ -73,14 +82,17 @@ class _Log(io.TextIOBase):
 
 
 class _Worker:
+    """What serves the pool, in the order of its requests."""
+
     def __init__(self, requests: BinaryIO, replies: BinaryIO) -> None:
         self._requests = requests
         self._replies = replies
         self._functions: dict[str, Callable[..., Any]] = {}
+        self._runner: _Runner | None = None
 
     def run(self) -> None:
         """Serve until the requests end."""
-        while (request := self._read()) is not None:
+        while (request := read_request(self._requests)) is not None:
             match request:
                 case Hello():
                     _settle(request)
@@ -90,18 +102,14 @@ class _Worker:
                 case Task():
                     self._call(request)
 
-    def _read(self) -> Hello | Load | Task | None:
-        head = self._requests.read(LENGTH.size)
-        if len(head) < LENGTH.size:
-            return None
-        return pickle.loads(self._requests.read(LENGTH.unpack(head)[0]))
-
     def _say(self, message: dict[str, Any]) -> None:
         self._replies.write(json.dumps(message).encode() + b"\n")
         self._replies.flush()
 
     def _load(self, load: Load) -> dict[str, Any]:
         try:
+            if load.warm is not None:
+                import_module(load.warm)
             self._functions[load.key] = load_function(load.name) if load.name else pickle.loads(load.pickled)
         except (Exception, SystemExit) as error:
             text = str(error) if isinstance(error, GruppoError) else f"{type(error).__name__}: {error}"
@@ -109,6 +117,27 @@ class _Worker:
         return {"loaded": load.key}
 
     def _call(self, task: Task) -> None:
+        """Do a task here, or have the fork do it."""
+        if not task.forks:
+            self._work(task)
+            return
+        if self._runner is None or task.key not in self._runner.knows:
+            self._fork()
+        assert self._runner is not None
+        status = self._runner.do(task)
+        if status is not None:
+            self._runner = None
+            self._say({"died": status})
+
+    def _fork(self) -> None:
+        """A fork that knows every function that is loaded now."""
+        if self._runner is not None:
+            self._runner.end()
+        gc.freeze()
+        self._runner = _Runner.started(self._work, frozenset(self._functions))
+        self._say({"runner": self._runner.pid})
+
+    def _work(self, task: Task) -> None:
         """Call one by one; each call has the task's seconds for itself."""
         seconds = task.seconds * (task.count if task.batch else 1)
         try:
@@ -124,13 +153,55 @@ class _Worker:
         self._say({"done": True})
 
 
+@dataclass(frozen=True, slots=True)
+class _Runner:
+    """A fork of the worker, with a pipe for tasks and one to say that a task is done."""
+
+    pid: int
+    knows: frozenset[str]
+    _tasks: BinaryIO
+    _done: BinaryIO
+
+    @classmethod
+    def started(cls, work: Callable[[Task], None], knows: frozenset[str]) -> "_Runner":
+        """Fork; in the fork this never returns."""
+        (tasks_out, tasks_in), (done_out, done_in) = os.pipe(), os.pipe()
+        keeper = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            os.close(tasks_in)
+            os.close(done_out)
+            _die_with(keeper)
+            with os.fdopen(tasks_out, "rb") as tasks:
+                while (task := read_request(tasks)) is not None:
+                    work(cast(Task, task))
+                    os.write(done_in, b".")
+            os._exit(0)
+        os.close(tasks_out)
+        os.close(done_in)
+        return cls(pid, knows, os.fdopen(tasks_in, "wb"), os.fdopen(done_out, "rb", buffering=0))
+
+    def do(self, task: Task) -> int | None:
+        """Wait until a task is done. Gives the exit status of a fork that died over it: -signal, or its code."""
+        with contextlib.suppress(BrokenPipeError):
+            self._tasks.write(pack(task))
+            self._tasks.flush()
+        if self._done.read(1):
+            return None
+        return self.end()
+
+    def end(self) -> int:
+        """Kill the fork if it lives; its exit status."""
+        with contextlib.suppress(BrokenPipeError):
+            self._tasks.close()
+        self._done.close()
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
 def _settle(hello: Hello) -> None:
     """Take up the trainer's paths, limits and log."""
     sys.path[:] = hello.path
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != hello.parent:
-            os._exit(1)
+    _die_with(hello.parent)
     if hello.memory_bytes:
         # Private memory, not address space: importing torch alone maps tens of gigabytes that it never touches.
         resource.setrlimit(resource.RLIMIT_DATA, (hello.memory_bytes, hello.memory_bytes))
@@ -139,6 +210,14 @@ def _settle(hello: Hello) -> None:
     sys.stdout = sys.stderr = _Log(hello.log)
     for descriptor in (1, 2):
         os.dup2(nowhere, descriptor)
+
+
+def _die_with(parent: int) -> None:
+    """End with the parent, however it ends (on Linux; elsewhere at the end of its pipe)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
 
 
 def main() -> None:

@@ -55,6 +55,10 @@ class Portable:
     pickled: bytes = b""
     waits: bool = False
     """Whether it is async: all completions of a group are then in hand at once."""
+    forks: bool = False
+    """Whether a fork of the worker may call it: one of ours, that runs no threads."""
+    warm: str | None = None
+    """A module to import before the first call, whose limit is for the call alone."""
 
     @property
     def key(self) -> str:
@@ -72,7 +76,9 @@ class Scored:
     """That they took, the wait for a free process left out."""
 
 
-def by_value(label: str, function: Callable[..., Any], waits: bool = False) -> Portable:
+def by_value(
+    label: str, function: Callable[..., Any], waits: bool = False, forks: bool = False, warm: str | None = None
+) -> Portable:
     """A function of a notebook or a script, pickled with all that it refers to.
 
     One of a lone file beside the script goes by value too, so that a worker need not import what else stands there.
@@ -82,16 +88,19 @@ def by_value(label: str, function: Callable[..., Any], waits: bool = False) -> P
     """
     import cloudpickle
 
+    def portable() -> Portable:
+        return Portable(label, pickled=cloudpickle.dumps(function), waits=waits, forks=forks, warm=warm)
+
     module = sys.modules.get(getattr(function, "__module__", None) or "")
     try:
         if module is not None and not module.__package__ and module.__name__ != "__main__":
             with contextlib.suppress(Exception):
                 cloudpickle.register_pickle_by_value(module)
                 try:
-                    return Portable(label, pickled=cloudpickle.dumps(function), waits=waits)
+                    return portable()
                 finally:
                     cloudpickle.unregister_pickle_by_value(module)
-        return Portable(label, pickled=cloudpickle.dumps(function), waits=waits)
+        return portable()
     except Exception as error:
         raise RewardError(
             f"reward '{label}' can't be sent to a worker process ({type(error).__name__}: {error}). Create what can't "
@@ -139,12 +148,13 @@ class WorkerPool:
         began = time.perf_counter()
         while left := [index for index in range(count) if index not in found]:
             chosen = calls if batch else [calls[index] for index in left]
-            task = Task(function.key, batch, chosen, len(left), seconds)
+            task = Task(function.key, batch, chosen, len(left), seconds, function.forks)
             worker = self._worker()
             failure = worker.ask(function, task, lambda n, outcome, left=left: found.update({left[n]: outcome}))
             if failure is None:
                 continue
-            self._drop(worker)
+            if not worker.usable:
+                self._drop(worker)
             missing = [index for index in left if index not in found]
             found.update(dict.fromkeys(missing if batch or function.waits else missing[:1], failure))
         return Scored([found[index] for index in range(count)], time.perf_counter() - began)
@@ -167,6 +177,11 @@ class WorkerPool:
         worker.kill()
         with self._lock:
             self._workers.discard(worker)
+
+    def pids(self) -> list[int]:
+        """The worker processes and their forks."""
+        with self._lock:
+            return [pid for worker in self._workers for pid in worker.pids()]
 
     def close(self) -> None:
         """End all processes; what is in hand is given up."""
@@ -193,6 +208,8 @@ class _Process:
         self._replies, replies = os.pipe()
         self._loaded: set[str] = set()
         self._rest = b""
+        self._runner: int | None = None
+        self.usable = True
         self._log = log
         self._memory_bytes = memory_bytes
         command = [sys.executable, "-m", "gruppo.rewards.worker", str(requests), str(replies)]
@@ -203,7 +220,7 @@ class _Process:
             stderr=subprocess.PIPE,
             pass_fds=(requests, replies),
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
         os.close(requests)
         os.close(replies)
@@ -223,34 +240,43 @@ class _Process:
             raise RewardError(f"a worker process for rewards did not start: {said or reply}")
 
     def ask(self, function: Portable, task: Task, found: Callable[[int, Outcome], Any]) -> Failure | None:
-        """Have a task done; tells each outcome as it comes. Gives why the process is of no more use, if so.
+        """Have a task done; tells each outcome as it comes. Gives why it was not done to its end, if so.
 
         Raises:
             RewardError: the function can't be loaded, or raised an error of gruppo's.
         """
         failure = self._load(function) or self._send(pack(task, _pickled))
         while failure is None:
-            reply = self._reply(task.seconds * (task.count if task.batch else 1), function.waits)
+            pid = self._runner if task.forks else None
+            reply = self._reply(task.seconds * (task.count if task.batch else 1), function.waits, pid)
             if isinstance(reply, Failure):
+                self.usable = False
                 return reply
             match reply:
+                case {"runner": int(pid)}:
+                    self._runner = pid
+                case {"died": int(status)}:
+                    self._runner = None
+                    return self._end_of(status, task.seconds)
                 case {"outcome": [int(index), outcome]} if 0 <= index < task.count:
                     try:
                         found(index, unpack_outcome(outcome))
                     except ValueError:
+                        self.usable = False
                         return crashed("no outcome")
                 case {"stop": str(why)}:
                     raise RewardError(why)
                 case {"done": True}:
                     return None
                 case _:
+                    self.usable = False
                     return crashed("no outcome")
         return failure
 
     def _load(self, function: Portable) -> Failure | None:
         if function.key in self._loaded:
             return None
-        self._send(pack(Load(function.key, function.name, function.pickled)))
+        self._send(pack(Load(function.key, function.name, function.pickled, function.warm)))
         reply = self._reply(_START_SECONDS)
         why = f"it {reply.what.removesuffix(' on')}" if isinstance(reply, Failure) else reply.get("failed")
         if why is not None:
@@ -267,9 +293,15 @@ class _Process:
                 view = view[os.write(self._requests, view) :]
         return None
 
-    def _reply(self, seconds: float, lenient: bool = False) -> dict[str, Any] | Failure:
-        """The next line, or why there is none. lenient: the worker itself stops what waits too long."""
-        clock = _Clock(self._process.pid, seconds + lenient)
+    def _reply(self, seconds: float, lenient: bool = False, pid: int | None = None) -> dict[str, Any] | Failure:
+        """The next line, or why there is none.
+
+        Args:
+            seconds: that the process may wait.
+            lenient: the worker itself stops what waits too long, and has a second more for that.
+            pid: of its fork, where that is at work.
+        """
+        clock = _Clock(pid or self._process.pid, seconds + lenient)
         while b"\n" not in self._rest:
             if not self._poll.poll(1000 * min(_LOOK_EVERY, seconds)):
                 if clock.over():
@@ -293,9 +325,17 @@ class _Process:
             code = self._process.wait(timeout=1)
         except subprocess.TimeoutExpired:
             return crashed("closed its pipe")
+        return self._end_of(code, seconds)
+
+    def _end_of(self, code: int, seconds: float) -> Failure:
+        """What an exit status says; the signal is that of the timer of CPU time."""
         if code == -signal.SIGPROF:
             return late(seconds)
         return crashed(f"by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}")
+
+    def pids(self) -> list[int]:
+        """Its own, and its fork's."""
+        return [self._process.pid, *([self._runner] if self._runner is not None else [])]
 
     def kill(self) -> None:
         """End the process and all that it started; take back the pipes. May be called twice, from any thread."""
@@ -370,6 +410,7 @@ def default_pool() -> WorkerPool:
 
 
 def run_limited(name: str, seconds: float, *arguments: Any, **options: Any) -> Outcome:
-    """One call of `module:function` in a worker of the default pool: its outcome, whatever the function does."""
+    """One call of a function of ours, `module:function`, in a worker of the default pool: its outcome, whatever
+    it does. It must be one that a fork may call."""
     call = Call(arguments, options)
-    return default_pool().submit(Portable(name, name=name), False, [call], 1, seconds).result().outcomes[0]
+    return default_pool().submit(Portable(name, name=name, forks=True), False, [call], 1, seconds).result().outcomes[0]
