@@ -139,7 +139,7 @@ def find_columns(
         *(answer.columns if answer else ()),
         *(demonstrated.columns if demonstrated else ()),
     }
-    whole = fields.prompt is not None or (form is not None and form.question is not None)
+    whole = fields.prompt is not None or (form is not None and form.whole)
     warnings = () if whole else _unused_text(table, prompt, used)
     return ColumnMapping(prompt, answer, tests, demonstrated, tuple(names), warnings, form)
 

@@ -54,6 +54,8 @@ class RowForm:
     """How hard a row is, where no column says so."""
     gold: Callable[[Columns], str | None] | None = None
     """The completion that must score full; None: made of the answer."""
+    whole: bool = False
+    """Whether the question needs no other column, so that unused text is nothing to warn of."""
     note: str = ""
     """What is worth a line at start."""
 
@@ -236,12 +238,12 @@ def _is_list_of_text(value: Any) -> bool:
 
 FORMS: tuple[RowForm, ...] = (
     RowForm(
-        "APPS", ("question", "input_output"), "code", question="question", tests_column="input_output",
+        "APPS", ("question", "input_output"), "code", question="question", tests_column="input_output", whole=True,
         ask=_ask_apps, tests=lambda columns: normalised_tests(columns.get("input_output")), gold=_apps_gold,
         note="the prompt says the code to start from, and whether a program is run or a function called",
     ),
     RowForm(
-        "HumanEval", ("prompt", "test", "entry_point"), "code", question="prompt", tests_column="test",
+        "HumanEval", ("prompt", "test", "entry_point"), "code", question="prompt", tests_column="test", whole=True,
         tests=lambda columns: normalised_tests(columns.get("test")), gold=_humaneval_gold,
     ),
     RowForm(
@@ -256,24 +258,25 @@ FORMS: tuple[RowForm, ...] = (
         note="where a question doesn't name the function that its tests call, the prompt shows the first test",
     ),
     RowForm(
-        "knights and knaves", ("quiz", "names", "solution"), "logic", question="quiz", gold=_kk_gold,
+        "knights and knaves", ("quiz", "names", "solution"), "logic", question="quiz", gold=_kk_gold, whole=True,
         difficulty=_people, note="the question is the bare 'quiz'; the difficulty is the number of people",
     ),
     RowForm(
-        "reasoning-gym", ("question", "answer", "metadata"), "reasoning_gym", question="question", accepts=_generated
+        "reasoning-gym", ("question", "answer", "metadata"), "reasoning_gym", question="question", whole=True,
+        accepts=_generated,
     ),
     RowForm(
-        "MATH", ("problem", "solution"), "math", question="problem",
+        "MATH", ("problem", "solution"), "math",
         accepts=lambda columns: "answer" not in columns and last_box(_text(columns, "solution") or "") is not None,
         answer=lambda columns: last_box(_text(columns, "solution") or "") or _text(columns, "solution"),
         gold=lambda columns: _text(columns, "solution"), note="the answer is the last box of 'solution'",
     ),
     RowForm(
-        "GSM8K", ("question", "answer"), "math", question="question",
+        "GSM8K", ("question", "answer"), "math",
         accepts=lambda columns: "####" in (_text(columns, "answer") or ""),
     ),
     RowForm(
-        "questions with accepted answers", ("question", "answer"), "qa", question="question",
+        "questions with accepted answers", ("question", "answer"), "qa",
         accepts=lambda columns: _is_list_of_text(columns.get("answer")),
     ),
 )  # fmt: skip
