@@ -41,7 +41,7 @@ KNOWN: tuple[KnownData, ...] = (
     KnownData(
         "DigitalLearningGmbH/MATH-lighteval", "MATH", config="default", note=_TAKEN_DOWN,
         former=("hendrycks/competition_math", "competition_math", "hendrycks/math", "hendrycks/MATH",
-                "hendrycks_math", "lighteval/MATH", "lighteval/MATH-Hard"),
+                "hendrycks_math", "lighteval/MATH"),
     ),
     KnownData("EleutherAI/hendrycks_math", "MATH"),
     KnownData("qwedsacf/competition_math", "MATH"),
