@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gruppo.config.schema import DataFields
-from gruppo.data.forms import FORMS, called_function, last_box, normalised_tests
+from gruppo.data.forms import FORMS, called_function, last_box, names_function, normalised_tests
 from gruppo.data.known import KNOWN, look_up
 from gruppo.data.problems import load_problems
 from gruppo.data.readers import read_tables
@@ -224,6 +224,23 @@ def test_tests_in_one_shape(value, setup: str, expected) -> None:
 )
 def test_the_function_that_tests_call(tests, name: str | None) -> None:
     assert called_function(tests) == name
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name", "named"),
+    [
+        ("Split a string into characters: split it.", "split", False),
+        ("Write split(text).", "split", True),
+        ("Write the function `split`.", "split", True),
+        ("Write a function split that does it.", "split", True),
+        ("Write is_prime.", "is_prime", True),
+        ("Write is_primes.", "is_prime", False),
+        ("Fill a MinHeap.", "MinHeap", True),
+        ("Find f.", "f", False),
+    ],
+)
+def test_a_prompt_that_names_a_function(prompt: str, name: str, named: bool) -> None:
+    assert names_function(prompt, name) == named
 
 
 @pytest.mark.parametrize(

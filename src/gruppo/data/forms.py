@@ -135,8 +135,11 @@ def called_function(tests: Any, entry_point: Any = None) -> str | None:
 
 
 def names_function(prompt: str, name: str) -> bool:
-    """Whether a prompt says a function's name."""
-    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", prompt) is not None
+    """Whether a prompt says a function's name, as a name: a plain word such as `split` may stand there by chance."""
+    word = rf"(?<!\w){re.escape(name)}(?!\w)"
+    if name.isalpha() and name == name.lower():
+        word = rf"(?:[`'\"]|\b(?:function|method|class|def|called|named) ){word}|{word}(?:\s?\(|[`'\"])"
+    return re.search(word, prompt) is not None
 
 
 def _lines(test: Any) -> list[str]:

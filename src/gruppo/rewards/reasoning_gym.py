@@ -1,7 +1,8 @@
 """The reward of `reasoning-gym` tasks: the task's own verifier on the answer that a completion states.
 
-The stated answer is what stands in the last whole `<answer>...</answer>`; failing that, after the last `####`; failing
-both, all of the text after the last `</think>`. White space around it is left out.
+The stated answer is what stands in the last whole `<answer>...</answer>` (one that isn't closed is no answer); where
+there is no such tag, after the last `####`; failing both, all of the text after the last `</think>`. White space around
+it is left out.
 
 1. The verifiers grade: many give len(answer) / len(text) to a text that contains the answer somewhere. Hence only the
    stated answer is shown to them, and a completion passes at 1 alone. `partial=False` makes every other score 0.
@@ -77,6 +78,8 @@ def _stated(completion: str) -> tuple[str | None, str]:
     start = text.rfind("<answer>", 0, end) if end >= 0 else -1
     if start >= 0:
         return _stripped(text[start + len("<answer>") : end]), "in tags"
+    if "<answer>" in text:
+        return None, "in tags"
     if "####" in text:
         return _stripped(text.rpartition("####")[2]), "after ####"
     return _stripped(text.rpartition("</think>")[2]), "all of the text"
