@@ -21,7 +21,11 @@ HUMANEVAL = {
     "test": "def check(candidate):\n    assert candidate(1, 2) == 3\n",
     "entry_point": "add",
 }
-APPS = {"question": "Sum.", "solutions": '["print(3)", "print(1 + 2)"]', "input_output": '{"inputs": [""], "outputs": ["3"]}'}
+APPS = {
+    "question": "Sum.",
+    "solutions": '["print(3)", "print(1 + 2)"]',
+    "input_output": '{"inputs": [""], "outputs": ["3"]}',
+}
 KK = {"quiz": "Who?", "names": ["Ann", "Bob"], "solution": [True, False]}
 MATH = {"problem": "1/2+1/4?", "solution": "It is \\boxed{\\frac{3}{4}}.", "level": "Level 1"}
 GSM8K = {"question": "3+4?", "answer": "3+4=7\n#### 7"}
@@ -30,7 +34,7 @@ OWN = {"problem": "Write f.", "tests": ["assert f(1)"], "solution": "```python\n
 GYM = {"question": "1+1 =", "answer": "2", "metadata": {"source_dataset": "chain_sum"}}
 
 
-def loaded(tmp_path: Path, *rows: dict[str, Any], **fields: str) -> tuple[Problem, ...]:
+def loaded(tmp_path: Path, *rows: dict[str, Any], **fields: Any) -> tuple[Problem, ...]:
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows))
     return load_problems([str(path)], DataFields(**fields)).problems
@@ -47,7 +51,11 @@ def loaded(tmp_path: Path, *rows: dict[str, Any], **fields: str) -> tuple[Proble
         (APPS | {"solutions": ""}, None, "code"),
         (OWN, "```python\nf = bool\n```", "code"),
         (KK, "(1) Ann is a knight\n(2) Bob is a knave", "logic"),
-        (KK | {"solution_text": "Ann is a knight, and Bob is a knave."}, "Ann is a knight, and Bob is a knave.", "logic"),
+        (
+            KK | {"solution_text": "Ann is a knight, and Bob is a knave."},
+            "Ann is a knight, and Bob is a knave.",
+            "logic",
+        ),
         (NQ, "The answer is Ann Lee.", "qa"),
         (GYM, "<answer>2</answer>", "reasoning_gym"),
         ({"input": "2+2?", "target": 4.0}, "The answer is \\boxed{4}.", "math"),

@@ -5,7 +5,7 @@ import re
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -52,7 +52,9 @@ HUMANEVAL = {
 APPS = {
     "problem_id": 0,
     "question": "Print the sum of the two numbers.",
-    "solutions": json.dumps(["a, b = map(int, input().split())\nprint(a + b)\n", "print(sum(map(int, input().split())))"]),
+    "solutions": json.dumps(
+        ["a, b = map(int, input().split())\nprint(a + b)\n", "print(sum(map(int, input().split())))"]
+    ),
     "input_output": json.dumps({"inputs": ["1 2\n", "3 4\n"], "outputs": ["3\n", "7\n"]}),
     "difficulty": "interview",
     "url": "https://example.org/1",
@@ -82,7 +84,7 @@ KK = {
 AIME = {"problem": "Find x.", "solution": "So \\boxed{61}, no: 60.", "answer": "60", "difficulty": 4.5}
 
 
-def loaded(tmp_path: Path, *rows: dict[str, Any], **fields: str) -> tuple[Problem, tuple[str, ...]]:
+def loaded(tmp_path: Path, *rows: dict[str, Any], **fields: Any) -> tuple[Problem, tuple[str, ...]]:
     """The first problem of a file of these rows, and the notes."""
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows))
@@ -166,8 +168,8 @@ def test_a_template_of_the_users_goes_first_and_a_missing_name_is_warned_of(tmp_
     problem, notes = loaded(tmp_path, MBPP, prompt="Task: {text}")
     assert problem.prompt == "Task: Write a function to double a number."
     assert notes[-1] == (
-        "warning: 1 of 1 prompts don't name the function that their tests call (such as 'twice' of rows.jsonl:1), and no "
-        "completion can guess it; add the name to the prompt"
+        "warning: 1 of 1 prompts don't name the function that their tests call (such as 'twice' of rows.jsonl:1), and "
+        "no completion can guess it; add the name to the prompt"
     )
     problem, _ = loaded(tmp_path, MATH, answer="{type}")
     assert problem.answer == "Algebra"
@@ -182,7 +184,11 @@ def test_a_question_without_its_body_is_still_warned_of(tmp_path: Path) -> None:
 
 
 def test_tests_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
-    broken = [APPS, APPS | {"question": "Other.", "input_output": ""}, APPS | {"question": "More.", "input_output": "{"}]
+    broken = [
+        APPS,
+        APPS | {"question": "Other.", "input_output": ""},
+        APPS | {"question": "More.", "input_output": "{"},
+    ]
     problem, notes = loaded(tmp_path, *broken)
     assert problem.columns["tests"]["outputs"] == ["3\n", "7\n"]
     assert "2 of 3 problems have no tests that can be read (the first: rows.jsonl:2)" in notes
@@ -264,7 +270,7 @@ def test_the_last_box(text: str, box: str | None) -> None:
 class Hub(ModuleType):
     """Stands in for `datasets`: the configs and splits that the data sets have on the hub, rows with their name."""
 
-    HAS = {
+    HAS: ClassVar = {
         "openai/gsm8k": (["main", "socratic"], ["train", "test"]),
         "DigitalLearningGmbH/MATH-lighteval": (["algebra", "default"], ["train", "test"]),
         "google-research-datasets/mbpp": (["full", "sanitized"], ["train", "test", "validation", "prompt"]),
@@ -329,7 +335,7 @@ def test_loading_scripts_are_refused_with_the_reason_and_the_cure(monkeypatch: p
     with pytest.raises(DataError, match="is a loading script, a program that `datasets` runs no more") as caught:
         read_tables("codeparrot/apps")
     assert "Take the same data in Parquet, 'metr-evals/apps', or download" in str(caught.value)
-    with pytest.raises(DataError, match="'some/script' is a loading script.* Take a copy in Parquet, or download"):
+    with pytest.raises(DataError, match=r"'some/script' is a loading script.* Take a copy in Parquet, or download"):
         read_tables("some/script")
 
 

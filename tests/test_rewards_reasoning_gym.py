@@ -10,6 +10,7 @@ from gruppo.config.schema import DataFields
 from gruppo.data.difficulty import DifficultySlice
 from gruppo.data.gold import default_reward, gold_completion
 from gruppo.data.problems import load_problems
+from gruppo.data.readers import Purpose
 from gruppo.data.tasks import Task, parse_task
 from gruppo.errors import DataError
 from gruppo.rewards.rubric import Reward, Rubric
@@ -20,7 +21,7 @@ needs_package = pytest.mark.skipif(
 )
 
 
-def problems(source: str, purpose="train") -> tuple[Problem, ...]:
+def problems(source: str, purpose: Purpose = "train") -> tuple[Problem, ...]:
     return load_problems([source], DataFields(), split=purpose).problems
 
 

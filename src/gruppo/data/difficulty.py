@@ -1,7 +1,8 @@
 """How hard a problem is, where the data says: a number read from a column, and a slice of problems by it.
 
 1. The column is `difficulty`, else `level`, whatever its case; the first of them that can be read counts.
-2. "Level 3" and "3" are 3.0; of APPS, "introductory", "interview" and "competition" are 1, 2 and 3. What has no number, or more than one ("3/5"), is none.
+2. "Level 3" and "3" are 3.0; "introductory", "interview" and "competition", the levels of APPS, are 1, 2 and 3. What
+   has no number, or more than one ("3/5"), is none.
 3. A problem without difficulty is outside of every slice.
 """
 

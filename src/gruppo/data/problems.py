@@ -240,14 +240,16 @@ def _tests_notes(problems: Sequence[Problem]) -> list[str]:
     notes: list[str] = []
     without = [problem.id for problem in tested if problem.columns[TESTS] is None]
     if without:
-        notes.append(f"{len(without)} of {len(problems)} problems have no tests that can be read (the first: {without[0]})")
+        notes.append(
+            f"{len(without)} of {len(problems)} problems have no tests that can be read (the first: {without[0]})"
+        )
     called = [(p, called_function(p.columns[TESTS], p.columns.get("entry_point"))) for p in tested]
     unnamed = [(p, name) for p, name in called if name is not None and not names_function(_asked(p), name)]
     if unnamed:
         problem, name = unnamed[0]
         notes.append(
-            f"warning: {len(unnamed)} of {len(problems)} prompts don't name the function that their tests call (such as "
-            f"'{name}' of {problem.id}), and no completion can guess it; add the name to the prompt"
+            f"warning: {len(unnamed)} of {len(problems)} prompts don't name the function that their tests call (such "
+            f"as '{name}' of {problem.id}), and no completion can guess it; add the name to the prompt"
         )
     return notes
 

@@ -84,7 +84,6 @@ def _not_empty(table: Table) -> Table:
 
 def _is_path(source: str) -> bool:
     from gruppo.data.hub import HUB_NAME
-
     from gruppo.data.known import is_known_source
 
     path = Path(source).expanduser()

@@ -1,12 +1,12 @@
 """Problems that the package `reasoning-gym` makes: `reasoning-gym:chain_sum/size=500/seed=1/level=0-3`.
 
-After the task's name come settings, each at most once: `size` problems (500), `seed` (0), and `level`, one or a range of
-the task's curriculum from 0, the easiest. Without a level the task has the difficulty that its authors chose, which is
-high for a small model.
+After the task's name come settings, each at most once: `size` problems (500), `seed` (0), and `level`, one or a range
+of the task's curriculum from 0, the easiest. Without a level the task has the difficulty that its authors chose, which
+is high for a small model.
 
 1. The same source gives the same problems. Training and evaluation never draw the same random numbers, whatever the
-   size: the package's own item i of seed s is item i - 1 of seed s + 1, so seeds here lie 2^21 apart. Small tasks repeat
-   questions all the same; where training's stand in the evaluation, a note says so.
+   size: the package's own item i of seed s is item i - 1 of seed s + 1, so seeds here lie 2^21 apart. Small tasks
+   repeat questions all the same; where training's stand in the evaluation, a note says so.
 2. A level is a band: only problems of that level, where the package would mix in all easier ones. A range shares its
    size out equally, the easiest first, and a problem's difficulty is its level: `min_difficulty` and curricula work.
 3. Not every task can be made at each of its levels; that is refused by name. `composite` needs settings that a name
@@ -14,6 +14,7 @@ high for a small model.
 """
 
 import functools
+import importlib
 import re
 import warnings
 from dataclasses import dataclass
@@ -105,11 +106,9 @@ def import_reasoning_gym(what: str) -> "ModuleType":
 def _imported() -> "ModuleType":
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its dependencies' invalid escapes, at their first import
-        import reasoning_gym
-        import reasoning_gym.coaching.base_curriculum
-        import reasoning_gym.factory
-
-    return reasoning_gym
+        for part in ("reasoning_gym.coaching.base_curriculum", "reasoning_gym.factory"):
+            importlib.import_module(part)
+        return importlib.import_module("reasoning_gym")
 
 
 def _made(source: str, name: str, size: int, seed: int, level: int | None) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ Two signatures, told apart by the parameter names:
   those of TRL's own rewards have), text where it is `list[str]`, and otherwise what the data's prompts are.
 
 1. A column is found by its exact name, then whatever its case. A row's own `ground_truth`, `solution` or
-   `test_cases` goes before the other name of `answer` or `tests`.
+   `test_cases` goes before the other name of `answer` or `tests`; `solution` is one only where it has no default.
 2. A parameter with a default is left out where the row has no such column. One without a default is a
    RewardError.
 3. A reward that needs the answer, or the tests, does not apply to a problem whose answer or tests are missing.
@@ -80,7 +80,7 @@ class BoundFunction:
         return not any(
             parameter.name in _NEEDED_NAMES
             and parameter.default is parameter.empty
-            and _column(parameter.name, problem) == (True, None)
+            and _needed(parameter.name, problem) == (True, None)
             for parameter in self.parameters
         )
 
@@ -148,7 +148,7 @@ class BoundFunction:
         optional = parameter.default is not parameter.empty
         if name in own:
             return True, own[name]
-        found, value = _column(name, problem)
+        found, value = (_column if optional else _needed)(name, problem)
         if found and value is None and name in _ANSWER_NAMES and optional:
             return False, parameter.default
         if found:
@@ -172,12 +172,16 @@ def _column(name: str, problem: Problem) -> tuple[bool, Any]:
         return True, as_text(columns[name]) if name in columns else problem.answer
     if name in columns:
         return True, columns[name]
-    if name == "solution" and not any(column.casefold() == name for column in columns):
-        return True, problem.answer
     if name == "test_cases" and TESTS in columns:
         return True, columns[TESTS]
     same = [column for column in columns if column.casefold() == name.casefold()]
     return (True, columns[same[0]]) if len(same) == 1 else (False, None)
+
+
+def _needed(name: str, problem: Problem) -> tuple[bool, Any]:
+    """As `_column`; of a row without a solution, that is another name of the answer."""
+    found, value = _column(name, problem)
+    return (True, problem.answer) if name == "solution" and not found else (found, value)
 
 
 def _row(problem: Problem, own: Mapping[str, Any], repeat: int | None) -> dict[str, Any]:

@@ -35,9 +35,7 @@ def load_function(name: str) -> Callable[..., Any]:
             f"reward '{name}': {place} has no function '{function}', only {known}.{nearest(function, known)}"
         )
     if not callable(found):
-        raise RewardError(
-            f"reward '{name}': '{function}' of {place} is a {type(found).__name__}, no function."
-        )
+        raise RewardError(f"reward '{name}': '{function}' of {place} is a {type(found).__name__}, no function.")
     return found
 
 
