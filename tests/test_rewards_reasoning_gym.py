@@ -205,3 +205,70 @@ def test_rows_saved_to_a_file_are_the_same_task(tmp_path: Path) -> None:
     (saved,) = problems(str(path))
     assert (saved.prompt, saved.answer) == (made.prompt, made.answer)
     assert score(saved, gold_completion(saved) or "") == 1.0
+
+
+EVALUATING = [
+    *("binary_matrix", "n_queens", "spiral_matrix", "string_insertion"),
+    *("countdown", "puzzle24", "intermediate_integration", "polynomial_multiplication", "simple_integration"),
+]
+
+
+@needs_package
+@pytest.mark.parametrize("task", EVALUATING)
+def test_no_answer_is_run_as_a_program(task: str, tmp_path: Path) -> None:
+    """Each of these wrote the file when the verifier was asked directly."""
+    (problem,) = problems(f"reasoning-gym:{task}/size=1")
+    mark = tmp_path / "run"
+    attacks = [
+        f"__import__('os').system('touch {mark}')",
+        f"exec(\"open('{mark}','w')\")",
+        f"open('{mark}','w')",
+        f"[open('{mark}','w')]",
+        f"[c for c in ().__class__.__base__.__subclasses__() if c.__name__=='Popen'][0](['touch','{mark}'])",
+        f"(lambda: open('{mark}','w'))()",
+        f"sin.__globals__['__builtins__']['open']('{mark}','w')",
+        f"[\n\"{'x' * 8}\",\nopen('{mark}','w')\n]",
+        "9**9**9**9",
+        "exp(exp(exp(exp(9))))",
+        "(9**99)**99",
+        "9 * * 9",
+        "1e9999999",
+        "sin(" * 20 + "x" + ")" * 20,
+        "(x+1)**99*(x+2)**99",
+        "Integral(x, x)",
+        "factorial(9999999)",
+    ]
+    for attack in attacks:
+        assert score(problem, f"<answer>{attack}</answer>") < 0.1, attack
+    assert not mark.exists()
+
+
+@needs_package
+@pytest.mark.parametrize(
+    ("task", "answer"),
+    [
+        ("n_queens", "[['Q', '_'], ['_', 'Q']]"),
+        ("spiral_matrix", "[1, -2, 3]"),
+        ("countdown", "(3 + 4) * 2 - 10 / 5"),
+        ("simple_integration", "-1.5*x**2/7 + sin(3*x) - log(cos(x)) + C"),
+        ("intermediate_integration", "x**4*exp(2*x)*sin(x)/2 + C"),
+        ("chain_sum", "anything(at) all"),
+    ],
+)
+def test_plain_answers_reach_the_verifier(task: str, answer: str) -> None:
+    (problem,) = problems(f"reasoning-gym:{task}/size=1")
+    assert "would run it" not in result(problem, answer)[1]
+
+
+@needs_package
+def test_no_other_verifier_runs_its_answer() -> None:
+    """A newer version of the package may bring one: then its task belongs into the tables."""
+    import inspect
+    import re
+
+    from gruppo.data.tasks import import_reasoning_gym
+
+    found = import_reasoning_gym("a test").factory.DATASETS
+    runs = re.compile(r"(?<![\w.])(?:eval|exec)\(\s*\w*answer|(?:parse_expr|sympify)\(\s*answer")
+    evaluating = {name for name, (made_by, _) in found.items() if runs.search(inspect.getsource(made_by))}
+    assert evaluating - {"propositional_logic"} == set(EVALUATING)

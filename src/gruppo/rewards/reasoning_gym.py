@@ -6,23 +6,51 @@ it is left out.
 
 1. The verifiers grade: many give len(answer) / len(text) to a text that contains the answer somewhere. Hence only the
    stated answer is shown to them, and a completion passes at 1 alone. `partial=False` makes every other score 0.
-2. Some verifiers evaluate what they are given (sympy's parser, in games and algebra), and any may be slow. This reward
-   belongs into a process that can be killed and is shut in, not into the trainer.
-3. Whatever a verifier raises is a score of 0 with the reason. A stated answer of more than 8,192 characters is refused.
+2. Of version 0.1.25 nine verifiers run what they are given as Python (`eval`, or sympy's parser, which is one): a
+   completion could do there what the trainer may. What these nine are shown must be a plain list, sum or formula; anything
+   else scores 0. So does an answer with an unevaluated `Integral`, which solves every integral by writing it down (and
+   is what the package itself gives as the answer of a tenth of `intermediate_integration`). A test looks for a tenth.
+3. Verifiers may be slow, and a screen is a precaution: this reward belongs into a process that can be killed. Whatever a verifier raises is a score of 0 with the reason. A stated answer of more than 8,192 characters is refused.
 4. The verifiers are taken as they are: that of `game_of_life_halting`, for one, gives 1 to any text that isn't "True"
    where the answer is "False". `gruppo reward test` shows such.
 5. Verifiers see the configuration of the task at its level, or the authors' own; a few use it.
 """
 
 import functools
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from gruppo.data.tasks import import_reasoning_gym, make_dataset
 from gruppo.rewards.result import RewardResult
 
+EVALUATED_LISTS = frozenset({"binary_matrix", "n_queens", "spiral_matrix", "string_insertion"})
+"""Tasks whose verifiers run the answer as a Python list."""
+EVALUATED_SUMS = frozenset({"countdown", "puzzle24"})
+"""Tasks whose verifiers run the answer as a sympy formula, where numbers and four operators are all it needs."""
+EVALUATED_FORMULAS = frozenset({"intermediate_integration", "polynomial_multiplication", "simple_integration"})
+"""Tasks whose verifiers run the answer as a sympy formula."""
+
 _TAIL = 16_384
 _LONGEST = 8_192
+_LONGEST_FORMULA = 512
+# No call, no attribute and no operator can be written with these.
+_LIST = re.compile(r"[\[\]\w\s,'\"-]*")
+_SUM = re.compile(r"(?!.*\*\s*\*)[0-9\s+\-*/().]*", re.DOTALL)
+_FORMULA = re.compile(r"[0-9A-Za-z\s+\-*/^().,]*")
+_ATTRIBUTE = re.compile(r"[A-Za-z)]\s*\.|\.\s*[A-Za-z(]")
+_LARGE_POWER = re.compile(
+    r"(?:\*\*|\^)[\s(+-]*[0-9]{3}|\)\s*(?:\*\*|\^)[\s(+-]*[0-9]{2}"
+    r"|(?:\*\*|\^)[\s(+-]*[\w.]+[\s)]*(?:\*\*|\^)"
+    r"|[0-9][eE][+-]?[0-9]{3}"
+)
+_BRACKETS = re.compile(r"[A-Za-z]{2,}\s*\(|[()]")
+_DEEPEST, _MOST_CALLS = 2, 12
+_WORD = re.compile(r"[A-Za-z]{2,}")
+_FUNCTIONS = frozenset({
+    "sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan", "sinh", "cosh", "tanh", "exp", "log", "ln",
+    "sqrt", "Abs", "pi",
+})  # fmt: skip
 
 
 def reasoning_gym_reward(
@@ -54,6 +82,10 @@ def reasoning_gym_reward(
         return RewardResult(0.0, reason="no answer in <answer> tags" if strict else "no answer")
     if len(stated) > _LONGEST:
         return RewardResult(0.0, reason=f"an answer of {len(stated)} characters")
+    if not _harmless(name, stated):
+        return RewardResult(
+            0.0, reason=f"{how}: {_clip(stated)}; more than a plain answer, and the verifier would run it"
+        )
     import_reasoning_gym(f"the reward of '{name}'")
     entry = {"question": question, "answer": answer, "metadata": dict(metadata)}
     try:
@@ -69,6 +101,34 @@ def reasoning_gym_reward(
 @functools.lru_cache(maxsize=128)
 def _dataset(name: str, level: int | None) -> Any:
     return make_dataset(name, 1, 0, level)
+
+
+def _harmless(name: str, stated: str) -> bool:
+    """Whether an answer is plain enough for its task's verifier."""
+    if name in EVALUATED_LISTS:
+        return _LIST.fullmatch(stated) is not None
+    if name in EVALUATED_SUMS:
+        return _SUM.fullmatch(stated) is not None and len(stated) <= _LONGEST_FORMULA
+    if name not in EVALUATED_FORMULAS:
+        return True
+    words = set(_WORD.findall(stated))
+    plain = _FORMULA.fullmatch(stated) is not None and words <= _FUNCTIONS and len(stated) <= _LONGEST_FORMULA
+    return plain and not (_ATTRIBUTE.search(stated) or _LARGE_POWER.search(stated) or _deep(stated))
+
+
+def _deep(formula: str) -> bool:
+    """Whether functions are nested more than twice, or are more than a handful: sympy simplifies for ever."""
+    calls, inside, found = 0, 0, 0
+    opened: list[bool] = []
+    for match in _BRACKETS.finditer(formula):
+        if match[0] == ")":
+            inside -= opened.pop() if opened else False
+            continue
+        called = len(match[0]) > 1
+        opened.append(called)
+        calls, inside = calls + called, inside + called
+        found = max(found, inside)
+    return found > _DEEPEST or calls > _MOST_CALLS
 
 
 def _stated(completion: str) -> tuple[str | None, str]:
