@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from gruppo.config.schema import RewardConfig
 from gruppo.errors import RewardError
 from gruppo.rewards.binding import Completions, bind, function_name, log_nothing
 from gruppo.rewards.calling import evaluate
 from gruppo.rewards.loading import load_function
+from gruppo.rewards.rubric import build_rubric
 from gruppo.types import Problem
 
 QUESTION = Problem("f.jsonl:1", "1/4+1/4?", "\\frac{1}{2}", {"question": "1/4+1/4?", "Level": 3})
@@ -197,3 +199,11 @@ def test_the_logs_can_be_sent_to_another_process() -> None:
 def test_solution_is_the_answer_only_where_it_must_be_given() -> None:
     assert values(lambda completion, solution: len(solution)) == [11.0, 11.0]
     assert values(lambda completion, solution="": len(solution)) == [0.0, 0.0]
+
+
+def test_trls_rewards_stand_in_a_rubric_by_name() -> None:
+    pytest.importorskip("trl", reason="trl is not installed")
+    rubric = build_rubric([RewardConfig(name="trl.rewards:accuracy_reward")])
+    scores = rubric.score(QUESTION, TEXTS, [False, True], [4, 9])
+    assert [(score.reward, score.passed) for score in scores] == [(1.0, True), (0.0, False)]
+    assert rubric.success == "accuracy_reward"

@@ -6,14 +6,15 @@ it is left out.
 
 1. The verifiers grade: many give len(answer) / len(text) to a text that contains the answer somewhere. Hence only the
    stated answer is shown to them, and a completion passes at 1 alone. `partial=False` makes every other score 0.
-2. Of version 0.1.25 nine verifiers run what they are given as Python (`eval`, or sympy's parser, which is one): a
-   completion could do there what the trainer may. What these nine are shown must be a plain list, sum or formula; anything
-   else scores 0. So does an answer with an unevaluated `Integral`, which solves every integral by writing it down (and
-   is what the package itself gives as the answer of a tenth of `intermediate_integration`). A test looks for a tenth.
-3. Verifiers may be slow, and a screen is a precaution: this reward belongs into a process that can be killed. Whatever a verifier raises is a score of 0 with the reason. A stated answer of more than 8,192 characters is refused.
-4. The verifiers are taken as they are: that of `game_of_life_halting`, for one, gives 1 to any text that isn't "True"
-   where the answer is "False". `gruppo reward test` shows such.
-5. Verifiers see the configuration of the task at its level, or the authors' own; a few use it.
+2. In version 0.1.25 nine verifiers run what they are given as Python (by `eval`, or by sympy's parser, which calls it):
+   a completion could do there what the trainer may. So these nine are shown only a plain list, sum or formula; anything
+   else scores 0. A formula with an unevaluated `Integral` is refused too: written down, it solves every integral. (About
+   a tenth of the package's own answers to `intermediate_integration` hold one, and are refused with it.)
+3. The screen is a precaution, and verifiers may be slow: this reward belongs into a process that can be killed.
+   Two more run the problem's own data, so read saved rows only from whom you would take a program.
+4. Whatever a verifier raises is a score of 0 with the reason. A stated answer of more than 8,192 characters is refused.
+5. The verifiers are taken as they are: that of `game_of_life_halting`, for one, gives 1 to any text that isn't "True"
+   where the answer is "False". They see the configuration of the task at its level, or the authors' own; a few use it.
 """
 
 import functools
@@ -83,9 +84,7 @@ def reasoning_gym_reward(
     if len(stated) > _LONGEST:
         return RewardResult(0.0, reason=f"an answer of {len(stated)} characters")
     if not _harmless(name, stated):
-        return RewardResult(
-            0.0, reason=f"{how}: {_clip(stated)}; more than a plain answer, and the verifier would run it"
-        )
+        return RewardResult(0.0, reason=f"{how}: {_clip(stated)}; no plain answer, and the verifier would run it")
     import_reasoning_gym(f"the reward of '{name}'")
     entry = {"question": question, "answer": answer, "metadata": dict(metadata)}
     try:
