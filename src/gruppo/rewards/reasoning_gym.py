@@ -8,8 +8,8 @@ it is left out.
    stated answer is shown to them, and a completion passes at 1 alone. `partial=False` makes every other score 0.
 2. In version 0.1.25 nine verifiers run what they are given as Python (by `eval`, or by sympy's parser, which calls it):
    a completion could do there what the trainer may. So these nine are shown only a plain list, sum or formula; anything
-   else scores 0. A formula with an unevaluated `Integral` is refused too: written down, it solves every integral. (About
-   a tenth of the package's own answers to `intermediate_integration` hold one, and are refused with it.)
+   else scores 0. A formula with an unevaluated `Integral` is refused too: written down, it solves every integral.
+   (About a tenth of the package's own answers to `intermediate_integration` hold one, and are refused with it.)
 3. The screen is a precaution, and verifiers may be slow: this reward belongs into a process that can be killed.
    Two more run the problem's own data, so read saved rows only from whom you would take a program.
 4. Whatever a verifier raises is a score of 0 with the reason. A stated answer of more than 8,192 characters is refused.
