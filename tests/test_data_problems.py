@@ -161,7 +161,7 @@ def real(name: str, **fields: str) -> ProblemSet:
         ("math/math_train.jsonl", 7473, "problem answer", "Let \\[f(x) =", "0"),
         ("math/deepscaler_aime_train.json", 975, "problem answer", "Let $x$, $y$", "60"),
         ("mbpp/mbpp_train.jsonl", 474, "text none test_list", "Write a function", None),
-        ("kk/3ppl_train.parquet", 900, "prompt solution", "<|im_start|>system", "[true, true, true]"),
+        ("kk/3ppl_train.parquet", 900, "quiz solution", "A very special", "[true, true, true]"),
         ("nq_open/NQ-open.dev.jsonl", 3610, "question answer", "when was the last", "14 December 1972 UTC"),
     ],
 )
@@ -193,10 +193,20 @@ def test_real_files_warn_of_unused_text_and_no_other() -> None:
     assert with_body.problems[0].prompt.endswith("washed cars earning 34 dollars. How much money does Fred have now?")
 
 
-def test_real_puzzles_warn_of_baked_in_chat_turns_and_name_the_bare_question() -> None:
+def test_baked_in_chat_turns_are_warned_of_and_the_bare_question_is_named(tmp_path: Path) -> None:
+    baked = [{"role": "user", "content": "<|im_start|>user\nWhy is the sky blue?"}]
+    rows = [{"prompt": baked, "answer": "x", "riddle": f"Why is the sky over town {n} so blue?"} for n in (1, 2)]
+    notes = load_problems([jsonl(tmp_path / "f.jsonl", *rows)], DataFields()).notes
+    assert any("if the question needs it: prompt: '{riddle}'" in note for note in notes)
+    assert any(note.startswith("2 of 2 prompts have another model's chat turns") for note in notes)
+
+
+def test_real_puzzles_ask_the_bare_question_and_a_template_brings_the_warning() -> None:
     found = real("kk")
     assert len(found) == 4500
-    assert any("if the question needs it: prompt: '{quiz}'" in note for note in found.notes)
+    assert not any("chat turns" in note for note in found.notes)
+    assert {problem.difficulty for problem in found.problems} == {3, 4, 5, 6, 7}
+    found = real("kk", prompt="{prompt}")
     assert any(note.startswith("4500 of 4500 prompts have another model's chat turns") for note in found.notes)
 
 

@@ -1,9 +1,10 @@
 """Which column is what: by known names, whatever their case, or by the user's templates.
 
 1. Known names are tried in the order below; the first that the data has wins.
-2. A template is text with {column} in it; `{{` and `}}` are braces, and so is an empty `{}` (as in
+2. Where a table is of a form in `gruppo.data.forms`, the form says which column is the question.
+3. A template is text with {column} in it; `{{` and `}}` are braces, and so is an empty `{}` (as in
    `\\boxed{}`). A bare column name is the template of that column alone.
-3. Answers become text: strings untouched ("007"), 7.0 is "7", True is "True", a list of strings is a list of
+4. Answers become text: strings untouched ("007"), 7.0 is "7", True is "True", a list of strings is a list of
    accepted answers whose first is the answer, anything else is JSON.
 """
 
@@ -11,10 +12,11 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gruppo.config.schema import DataFields
+from gruppo.data.forms import RowForm, find_form
 from gruppo.data.readers import Row, Table
 from gruppo.errors import DataError, nearest
 
@@ -79,6 +81,8 @@ class ColumnMapping:
     columns: tuple[str, ...]
     """All columns of the table."""
     warnings: tuple[str, ...]
+    form: RowForm | None = None
+    """What the rows' form adds, less what templates of the user's say."""
 
     def describe(self) -> list[str]:
         """One line per role."""
@@ -106,7 +110,9 @@ def find_columns(
     column has a known name.
     """
     names = table.column_names
-    prompt = _role(table.name, "prompt", fields.prompt, PROMPT_NAMES, names)
+    form = find_form(names, table.rows[0].columns)
+    known = PROMPT_NAMES if form is None or form.question is None else (form.question, *PROMPT_NAMES)
+    prompt = _role(table.name, "prompt", fields.prompt, known, names)
     if prompt is None:
         raise DataError(
             f"data: '{table.name}' has no column of a known name for the question "
@@ -124,13 +130,18 @@ def find_columns(
                 "such as completion: '{column}'."
             )
     tests = _known(TESTS_NAMES, names)
+    if form is not None:
+        tests = form.tests_column or tests
+        form = replace(form, ask=form.ask if fields.prompt is None else None)
+        form = replace(form, answer=form.answer if fields.answer is None else None)
     used = {
         *prompt.columns,
         *(answer.columns if answer else ()),
         *(demonstrated.columns if demonstrated else ()),
     }
-    warnings = () if fields.prompt is not None else _unused_text(table, prompt, used)
-    return ColumnMapping(prompt, answer, tests, demonstrated, tuple(names), warnings)
+    whole = fields.prompt is not None or (form is not None and form.whole)
+    warnings = () if whole else _unused_text(table, prompt, used)
+    return ColumnMapping(prompt, answer, tests, demonstrated, tuple(names), warnings, form)
 
 
 def _role(source: str, role: str, template: str | None, known: Sequence[str], names: list[str]) -> Template | None:

@@ -1,7 +1,8 @@
 """How hard a problem is, where the data says: a number read from a column, and a slice of problems by it.
 
 1. The column is `difficulty`, else `level`, whatever its case; the first of them that can be read counts.
-2. "Level 3" and "3" are 3.0. What has no number, or more than one ("3/5"), is none.
+2. "Level 3" and "3" are 3.0; "introductory", "interview" and "competition", the levels of APPS, are 1, 2 and 3. What
+   has no number, or more than one ("3/5"), is none.
 3. A problem without difficulty is outside of every slice.
 """
 
@@ -16,6 +17,7 @@ from gruppo.types import Problem
 
 DIFFICULTY_NAMES = ("difficulty", "level")
 
+_WORDS = {"introductory": 1.0, "interview": 2.0, "competition": 3.0}
 _NUMBERED = re.compile(r"\D*?(\d+(?:\.\d+)?)")
 
 
@@ -89,6 +91,8 @@ def read_difficulty(columns: Mapping[str, Any]) -> float | None:
 
 def _number(value: Any) -> float | None:
     """A cell as a finite number; None where it is none."""
+    if isinstance(value, str) and value.strip().casefold() in _WORDS:
+        return _WORDS[value.strip().casefold()]
     if isinstance(value, str):
         found = _NUMBERED.fullmatch(value.strip())
         value = float(found[1]) if found and not value.strip().startswith("-") else None

@@ -5,8 +5,9 @@
 2. Beside the row's own columns, reward functions find `tests` (the column of a known name), `answers` (where
    the answer is a list of accepted ones) and `prompt_messages` (where the prompt is a list of chat messages).
 3. Each file is mapped by itself, so that files of different columns can stand in one list or folder.
-4. A problem's difficulty is the number in its column `difficulty` or `level`, its source the item of `data:` that
-   it was read from.
+4. A problem's difficulty is the number in its column `difficulty` or `level` (else what the form of its row says), its
+   source the item of `data:` that it was read from.
+5. Rows of a form in `gruppo.data.forms` become problems as it says, templates of the user's before it.
 """
 
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from gruppo.data.columns import (
 )
 from gruppo.data.difficulty import DifficultySlice, range_of, read_difficulty, within
 from gruppo.data.duplicates import ANSWERS, PROMPT_MESSAGES, duplicate_notes
+from gruppo.data.forms import called_function, names_function, normalised_tests
 from gruppo.data.readers import Purpose, Row, Table, read_tables
 from gruppo.errors import DataError
 from gruppo.types import Problem
@@ -96,6 +98,7 @@ def load_problems(
         without = [problem.id for problem in chosen if problem.answer is None]
         if without:
             notes.append(f"{len(without)} of {len(chosen)} problems have no answer (the first: {without[0]})")
+    notes += _tests_notes(chosen)
     notes += duplicate_notes(chosen)
     notes += _prompt_notes(chosen)
     return ProblemSet(tuple(chosen), mappings[0], tuple(notes))
@@ -165,16 +168,22 @@ def _table_notes(tables: list[Table], mappings: list[ColumnMapping]) -> list[str
         rows = sum(len(other.rows) for other, _ in same)
         notes.append(f"{name}: {rows} rows; {'; '.join(mapping.describe())}")
         notes += [f"{name}: {warning}" for warning in mapping.warnings]
+        if mapping.form is not None and mapping.form.note:
+            notes.append(f"{name}: rows of the form {mapping.form.name}: {mapping.form.note}")
     return notes
 
 
 def _problem(row: Row, mapping: ColumnMapping, source: str) -> Problem:
     columns = dict(row.columns)
+    form = mapping.form
     prompt, messages = _prompt(row, mapping.prompt)
+    if form is not None and form.ask is not None and messages is None:
+        prompt = form.ask(row.columns, prompt)
     if messages is not None:
         columns[PROMPT_MESSAGES] = messages
-    if mapping.tests is not None and TESTS not in columns:
-        columns[TESTS] = row.columns.get(mapping.tests)
+    if mapping.tests is not None:
+        made = form.tests if form is not None else None
+        columns[TESTS] = made(row.columns) if made else normalised_tests(row.columns.get(mapping.tests))
     answer = None
     if mapping.answer is not None:
         answer = mapping.answer.render(row)
@@ -182,7 +191,11 @@ def _problem(row: Row, mapping: ColumnMapping, source: str) -> Problem:
         answers = accepted_answers(row.columns.get(sole)) if sole is not None else None
         if answers is not None and ANSWERS not in columns:
             columns[ANSWERS] = answers
+    if form is not None and form.answer is not None:
+        answer = form.answer(row.columns) or answer
     difficulty = read_difficulty(row.columns)
+    if difficulty is None and form is not None and form.difficulty is not None:
+        difficulty = form.difficulty(row.columns)
     return Problem(row.source, prompt, answer, columns, difficulty=difficulty, source=source)
 
 
@@ -219,6 +232,32 @@ def _demonstration(row: Row, mapping: ColumnMapping, source: str) -> Demonstrati
             f"{row.source}: no completion: '{mapping.completion.text}' is missing or empty; remove the row."
         )
     return Demonstration(_problem(row, mapping, source), completion)
+
+
+def _tests_notes(problems: Sequence[Problem]) -> list[str]:
+    """Problems whose tests are missing, or call a function that the prompt doesn't name."""
+    tested = [problem for problem in problems if TESTS in problem.columns]
+    notes: list[str] = []
+    without = [problem.id for problem in tested if problem.columns[TESTS] is None]
+    if without:
+        notes.append(
+            f"{len(without)} of {len(problems)} problems have no tests that can be read (the first: {without[0]})"
+        )
+    called = [(p, called_function(p.columns[TESTS], p.columns.get("entry_point"))) for p in tested]
+    unnamed = [(p, name) for p, name in called if name is not None and not names_function(_asked(p), name)]
+    if unnamed:
+        problem, name = unnamed[0]
+        notes.append(
+            f"warning: {len(unnamed)} of {len(problems)} prompts don't name the function that their tests call (such "
+            f"as '{name}' of {problem.id}), and no completion can guess it; add the name to the prompt"
+        )
+    return notes
+
+
+def _asked(problem: Problem) -> str:
+    """All that the model is told."""
+    messages = problem.columns.get(PROMPT_MESSAGES)
+    return problem.prompt if messages is None else "\n".join(str(message["content"]) for message in messages)
 
 
 def _prompt_notes(problems: Sequence[Problem]) -> list[str]:

@@ -4,8 +4,9 @@ A thin reader of our own for local files: what a file holds as text stays text (
 
 1. Line numbers are those of the file for JSONL and CSV; JSON lists and Parquet count rows from 1.
 2. A folder is read file by file in the order of their names, without its subfolders; each file is a table.
-3. A hub name is `owner/name`, `owner/name:config` or `owner/name:config/split`; only these import
-   `datasets`.
+3. A hub name is `owner/name`, `owner/name:config` or `owner/name:config/split`, or a name that `gruppo.data.known`
+   knows without an owner; only these import `datasets`.
+4. `reasoning-gym:task` is rows that the package makes (`gruppo.data.tasks`).
 """
 
 import csv
@@ -22,6 +23,9 @@ from gruppo.errors import DataError
 
 Purpose = Literal["train", "test"]
 """What the rows are for; decides the split of a hub name that names none."""
+
+TASK_PREFIX = "reasoning-gym:"
+"""What names of generated tasks begin with."""
 
 _FILE_LIKE = re.compile(r"\.(txt|tsv|gz|zip|zst|xml|ya?ml|xlsx?|arrow|pkl|npz?|md|py)$", re.IGNORECASE)
 _MAX_CSV_FIELD = 1 << 26
@@ -54,10 +58,14 @@ class Table:
 
 
 def read_tables(source: str, purpose: Purpose = "train") -> list[Table]:
-    """All rows of a file, a folder of files (one table each), or a hub name.
+    """All rows of a file, a folder of files (one table each), a hub name, or a task that is generated.
 
     Raises DataError for a source that is missing, empty or broken; the message names the file and line.
     """
+    if source.startswith(TASK_PREFIX):
+        from gruppo.data.tasks import read_task
+
+        return [read_task(source, purpose)]
     if not _is_path(source):
         from gruppo.data.hub import read_hub
 
@@ -76,17 +84,25 @@ def _not_empty(table: Table) -> Table:
 
 def _is_path(source: str) -> bool:
     from gruppo.data.hub import HUB_NAME
+    from gruppo.data.known import is_known_source
 
     path = Path(source).expanduser()
     if path.exists() or source.startswith((".", "/", "~")):
         return True
     if path.suffix.lower() in _READERS or _FILE_LIKE.search(source):
         return True
+    if is_known_source(source) and not _in_folder(source):
+        return False
     if not HUB_NAME.fullmatch(source):
         raise DataError(
             f"data: '{source}' is neither a file or folder that exists nor a hub name "
             f"(owner/name, owner/name:config or owner/name:config/split).{_near_file(path)}"
         )
+    return _in_folder(source)
+
+
+def _in_folder(source: str) -> bool:
+    """Whether what stands before the first slash is a folder here."""
     return Path(source).parts[0] != source and Path(Path(source).parts[0]).is_dir()
 
 

@@ -3,17 +3,19 @@
 Two signatures, told apart by the parameter names:
 
 - single, one completion a call: `completion` (also `generated`, `generated_code`), `prompt`, `answer` (also
-  `ground_truth`), `tests` (also `test_cases`), `truncated`, `completion_length` (tokens), any column, `**row` for
-  all the rest;
-- batch, as TRL's: `completions`, `prompts`, every column and every name above as a list with one item per
-   completion. Where the prompt is a conversation, `prompts` and `completions` are lists of chat messages, as
-   there.
+  `ground_truth`, `solution`), `tests` (also `test_cases`), `truncated`, `completion_length` (tokens), any column,
+  `**row` for all the rest;
+- batch, as TRL's: `completions`, `prompts`, `completion_ids`, every column and every name above as a list with one
+  item per completion. `completions` and `prompts` are chat messages where their annotation has a `dict` in it (as
+  those of TRL's own rewards have), text where it is `list[str]`, and otherwise what the data's prompts are.
 
-1. A column is found by its exact name, then whatever its case. A row's own `ground_truth` or `test_cases`
-   goes before the other name of `answer` or `tests`.
+1. A column is found by its exact name, then whatever its case. A row's own `ground_truth`, `solution` or
+   `test_cases` goes before the other name of `answer` or `tests`; `solution` is one only where it has no default.
 2. A parameter with a default is left out where the row has no such column. One without a default is a
    RewardError.
-3. A reward that needs the answer does not apply to a problem without one.
+3. A reward that needs the answer, or the tests, does not apply to a problem whose answer or tests are missing.
+4. TRL's `log_extra` and `log_metric` are there for batch functions and record nothing; return a RewardResult with
+   parts instead. Its `trainer_state` and `environments` are not.
 """
 
 import functools
@@ -29,10 +31,12 @@ from gruppo.errors import RewardError
 from gruppo.types import Problem
 
 COMPLETION_NAMES = frozenset({"completion", "generated", "generated_code"})
-BATCH_NAMES = frozenset({"completions", "prompts"})
-_ANSWER_NAMES = ("answer", "ground_truth")
+BATCH_NAMES = frozenset({"completions", "prompts", "completion_ids"})
+_ANSWER_NAMES = ("answer", "ground_truth", "solution")
+_NEEDED_NAMES = (*_ANSWER_NAMES, TESTS, "test_cases")
 _OWN_NAMES = ("prompt", "completion", "answer", "tests", "truncated", "completion_length")
 _FACTS = ("truncated", "completion_length")
+_TRL_NAMES = ("completion_ids", "log_extra", "log_metric")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,12 @@ class Completions:
     truncated: Sequence[bool]
     lengths: Sequence[int]
     """Tokens."""
+    token_ids: Sequence[Sequence[int]] | None = None
+    """The tokens themselves, where who asks has them."""
+
+
+def log_nothing(name: str, value: Any) -> None:
+    """What stands in for TRL's `log_extra` and `log_metric`. A function of a module, so that it can be pickled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +76,11 @@ class BoundFunction:
     batch: bool
 
     def applies(self, problem: Problem) -> bool:
-        """Whether the problem has the answer, where the function needs one."""
+        """Whether the problem has the answer and the tests, where the function needs them."""
         return not any(
-            parameter.name in _ANSWER_NAMES
+            parameter.name in _NEEDED_NAMES
             and parameter.default is parameter.empty
-            and _column(parameter.name, problem) == (True, None)
+            and _needed(parameter.name, problem) == (True, None)
             for parameter in self.parameters
         )
 
@@ -89,13 +99,28 @@ class BoundFunction:
     def _batch_call(self, problem: Problem, group: Completions) -> Call:
         texts = group.texts
         messages = problem.columns.get(PROMPT_MESSAGES)
-        prompt = problem.prompt if messages is None else messages
-        completions = list(texts) if messages is None else [[{"role": "assistant", "content": text}] for text in texts]
+        prompt: Any = problem.prompt
+        if self._wants_messages("prompts", messages is not None):
+            prompt = messages or [{"role": "user", "content": problem.prompt}]
+        completions: list[Any] = list(texts)
+        if self._wants_messages("completions", messages is not None):
+            completions = [[{"role": "assistant", "content": text}] for text in texts]
         own: dict[str, Any] = {"prompts": [prompt] * len(texts), "completions": completions}
         own |= {"truncated": list(group.truncated), "completion_length": list(group.lengths)}
+        own |= {"log_extra": log_nothing, "log_metric": log_nothing}
+        if group.token_ids is not None:
+            own["completion_ids"] = [list(ids) for ids in group.token_ids]
         own["prompt"] = [problem.prompt] * len(texts)
         own |= {name: list(texts) for name in COMPLETION_NAMES}
         return self._bind(problem, own)
+
+    def _wants_messages(self, name: str, conversation: bool) -> bool:
+        """Whether a parameter takes chat messages, by its annotation, else as the data's prompt is."""
+        annotations = [str(parameter.annotation) for parameter in self.parameters if parameter.name == name]
+        annotation = annotations[0].lower() if annotations else ""
+        if "dict" in annotation or "mapping" in annotation:
+            return True
+        return conversation and annotation.removeprefix("typing.") not in ("list[str]", "sequence[str]")
 
     def _bind(self, problem: Problem, own: Mapping[str, Any]) -> Call:
         repeat = len(own["truncated"]) if self.batch else None
@@ -123,7 +148,7 @@ class BoundFunction:
         optional = parameter.default is not parameter.empty
         if name in own:
             return True, own[name]
-        found, value = _column(name, problem)
+        found, value = (_column if optional else _needed)(name, problem)
         if found and value is None and name in _ANSWER_NAMES and optional:
             return False, parameter.default
         if found:
@@ -153,12 +178,18 @@ def _column(name: str, problem: Problem) -> tuple[bool, Any]:
     return (True, columns[same[0]]) if len(same) == 1 else (False, None)
 
 
+def _needed(name: str, problem: Problem) -> tuple[bool, Any]:
+    """As `_column`; of a row without a solution, that is another name of the answer."""
+    found, value = _column(name, problem)
+    return (True, problem.answer) if name == "solution" and not found else (found, value)
+
+
 def _row(problem: Problem, own: Mapping[str, Any], repeat: int | None) -> dict[str, Any]:
     """Everything that `**row` may hold."""
     row: dict[str, Any] = {**problem.columns, "answer": problem.answer}
     if repeat is not None:
         row = {name: [value] * repeat for name, value in row.items()}
-        return row | {name: own[name] for name in ("prompts", "completions", *_FACTS)}
+        return row | {name: own[name] for name in ("prompts", "completions", *_FACTS, *_TRL_NAMES) if name in own}
     return row | {name: own[name] for name in ("prompt", "completion", *_FACTS)}
 
 
@@ -206,11 +237,12 @@ def underlying(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def function_name(function: Callable[..., Any]) -> str:
-    """A reward's name from its function: the function's own, or the class of a callable object."""
+    """A reward's name from its function: its own, or the class of a callable object without one."""
     inner = underlying(function)
     if inspect.isroutine(inner) or inspect.isclass(inner):
         return "lambda" if inner.__name__ == "<lambda>" else inner.__name__
-    return type(inner).__name__
+    own = getattr(inner, "__name__", None)
+    return own if isinstance(own, str) else type(inner).__name__
 
 
 def place_of(function: Callable[..., Any]) -> str:

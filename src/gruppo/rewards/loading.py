@@ -18,6 +18,7 @@ from typing import Any
 
 from gruppo.errors import RewardError, nearest
 
+_MISSING = object()
 _LOADED: dict[Path, ModuleType] = {}
 
 
@@ -27,17 +28,15 @@ def load_function(name: str) -> Callable[..., Any]:
     if not place or not function:
         raise RewardError(f"reward '{name}': wanted file.py:function or module:function.")
     module = _from_file(name, Path(place).expanduser()) if place.endswith(".py") else _from_module(name, place)
-    members = vars(module)
-    known = [key for key, value in members.items() if inspect.isroutine(value) and not key.startswith("_")]
-    if function not in members:
+    known = [key for key, value in vars(module).items() if inspect.isroutine(value) and not key.startswith("_")]
+    found = getattr(module, function, _MISSING)  # not vars: a module may load what is in it only when asked
+    if found is _MISSING:
         raise RewardError(
             f"reward '{name}': {place} has no function '{function}', only {known}.{nearest(function, known)}"
         )
-    if not callable(members[function]):
-        raise RewardError(
-            f"reward '{name}': '{function}' of {place} is a {type(members[function]).__name__}, no function."
-        )
-    return members[function]
+    if not callable(found):
+        raise RewardError(f"reward '{name}': '{function}' of {place} is a {type(found).__name__}, no function.")
+    return found
 
 
 def _from_file(name: str, path: Path) -> ModuleType:
