@@ -1,4 +1,4 @@
-"""Start the zygote without `gruppo.rewards` and what it imports: its processes hold the standard library and this folder.
+"""Start the zygote without `gruppo.rewards` and what it imports: it holds the standard library and this folder.
 
 Run: python -P -s -S -B boot.py DESCRIPTOR LEVEL
 """

@@ -23,15 +23,19 @@ _PAYLOAD, _STATUS, _READER, _WRITER, _VERDICT = range(3, 8)
 
 
 def live(walls: jail.Walls, entry: str, ends: list[int], cpu_seconds: float, memory_mb: int) -> NoReturn:
-    """Become the program. `ends`: stdin, stdout, stderr, payload, status, reader, writer and, for the judge, verdict."""
+    """Become the program.
+
+    `ends`: stdin, stdout, stderr, payload, status; with a judge also reader and writer; for the judge also verdict.
+    """
     code = 1
     try:
-        _arrange(ends)
+        _arrange(ends if walls.rules is None else [*ends, walls.rules])
         try:
-            jail.lock(walls, cpu_seconds, memory_mb)
+            jail.lock(walls, None if walls.rules is None else len(ends), cpu_seconds, memory_mb)
         except Exception as error:
             os.write(_STATUS, f"E{type(error).__name__}: {error}".encode()[:4000])
             os._exit(1)
+        os.closerange(len(ends), _FREE)
         os.write(_STATUS, b"R")
         os.close(_STATUS)
         payload = _payload()
@@ -73,11 +77,12 @@ def _fresh() -> None:
     """The state of a fresh interpreter: streams, signals, random numbers, exit functions, garbage collection."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
-    sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
-    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False, buffering=1)
+    sys.stdin = io.open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
+    sys.stdout = io.open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
+    sys.stderr = io.open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False, buffering=1)
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
     sys.argv = [""]
+    os.environ.clear()
     random.seed(0)
     atexit._clear()
     gc.enable()

@@ -1,7 +1,7 @@
 """The trainer's side: hands jobs to the zygote, starts it anew where it died, and waits for outcomes.
 
-Any number of threads may call `run`; at most `2 * cores` (and at least 4) jobs run at once, others wait. After a fork of the
-trainer the child starts a zygote of its own.
+Any number of threads may call `run`; at most `2 * cores` (and at least 4) jobs run at once, others wait. After a fork
+of the trainer the child starts a zygote of its own.
 """
 
 import os

@@ -7,9 +7,9 @@ trainer ── Sandbox ─┬─ control socket ── zygote                   
                                             │     └─ judge           jailed
                                             └─ guard of job 2 ...
 ```
-Who dies with whom: the zygote when the trainer's end of the socket closes or the trainer is gone; a guard with the zygote; jailed processes
-with their guard (each by the kernel's parent-death signal). A guard forks both before it has read anything of the job
-but entries and limits, so that neither can have the other's payload in its memory.
+Who dies with whom: the zygote when the trainer's end of the socket closes or the trainer is gone; a guard with the
+zygote, and jailed processes with their guard, by the kernel's parent-death signal. A guard forks both before it has
+read anything of the job but entries and limits, so that neither can have the other's payload in its memory.
 """
 
 import gc
@@ -22,7 +22,7 @@ import sys
 import traceback
 from importlib.util import find_spec
 
-from gruppo.rewards.sandbox import guard, jail
+from gruppo.rewards.sandbox import guard, jail, stdlib
 
 ENTRY_MODULES = tuple(f"gruppo.rewards.sandbox.{name}" for name in ("bare", "candidate", "judge", "script"))
 """Modules whose functions may be a program's entry."""
@@ -48,6 +48,7 @@ def _preload() -> None:
     for name in ENTRY_MODULES:
         if find_spec(name) is not None:
             importlib.import_module(name)
+    stdlib.load()
     gc.collect()
     gc.freeze()
 
