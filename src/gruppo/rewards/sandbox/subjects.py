@@ -171,22 +171,23 @@ def _names(
     bound = {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
     bound |= {node.name for node in nodes if isinstance(node, _DEFINITIONS)}
     bound |= {node.arg for node in nodes if isinstance(node, ast.arg)}
-    bound |= {
+    imported = {
         (alias.asname or alias.name).partition(".")[0]
         for node in nodes
         if isinstance(node, (ast.Import, ast.ImportFrom))
         for alias in node.names
     }
-    free = {node.id for node in nodes if isinstance(node, ast.Name)} - bound
+    used = {node.id for node in nodes if isinstance(node, ast.Name)} - bound
+    free = used - imported
     dotted = {node.value.id for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)}
     bare = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
-    modules = frozenset((free & dotted & sys.stdlib_module_names) - bare)
+    modules = frozenset((used & dotted & sys.stdlib_module_names) - bare)
     known = set(dir(builtins))
     if entry_point is not None:
         return frozenset({entry_point} & known), modules - {entry_point}
     if free - known - modules:
         return frozenset(), modules
-    return _called_everywhere(trees, (free & known) - bound), modules
+    return _called_everywhere(trees, free & known), modules
 
 
 def _called_everywhere(trees: list[ast.Module], names: set[str]) -> frozenset[str]:
