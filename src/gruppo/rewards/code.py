@@ -11,7 +11,7 @@ How it differs from running program and tests in one interpreter:
 2. The tests' own `sorted`, `abs`, `all`... are Python's, even where the program defines them (sandbox/subjects.py).
 3. A failed test does not end the others, and a statement of set-up that fails fails all tests after it.
 4. CPU time decides: `test_seconds` for a test, `seconds` for the program over all of its tests. The wall clock is a
-   backstop at twice as much, for a program that sleeps.
+   backstop at twice as much and two seconds, for a program that sleeps.
 """
 
 import atexit
@@ -99,7 +99,7 @@ def code_reward(
         count = len(wanted.sources if isinstance(wanted, Asserts) else wanted.tests)
         return _result(_Verdict([False] * count, False, _syntax_error(source)), score, how)
     room = sandbox or default_sandbox()
-    limits = Limits(seconds, 2 * seconds, memory_mb)
+    limits = Limits(seconds, _wall(seconds), memory_mb)
     if isinstance(wanted, Scripts):
         return _result(_run_scripts(source, wanted, room, limits, test_seconds), score, how)
     return _result(_run_judged(source, wanted, room, limits, test_seconds, entry_point, prompt), score, how)
@@ -113,6 +113,11 @@ def default_sandbox() -> Sandbox:
             _shared_sandbox = Sandbox()
             atexit.register(_shared_sandbox.close)
         return _shared_sandbox
+
+
+def _wall(cpu_seconds: float) -> float:
+    """Generous, so that a busy machine gives the same verdict."""
+    return 2 * cpu_seconds + 2
 
 
 def _program(completion: str, tests: Tests, prompt: str, entry_point: str | None) -> tuple[str, str]:
@@ -142,7 +147,13 @@ def _syntax_error(source: str) -> str:
 
 
 def _run_judged(
-    source: str, tests: Asserts | Calls, room: Sandbox, limits: Limits, test_seconds: float, entry: str | None, prompt: str
+    source: str,
+    tests: Asserts | Calls,
+    room: Sandbox,
+    limits: Limits,
+    test_seconds: float,
+    entry: str | None,
+    prompt: str,
 ) -> _Verdict:
     """Candidate and judge, one job for all tests."""
     classes = tuple(sorted({one or other for one, other in _CLASS.findall(prompt[:100_000])}))
@@ -167,7 +178,7 @@ def _no_plain_value(value: Any) -> Any:
 
 def _read_verdict(outcome: Outcome) -> _Verdict:
     """What the judge wrote, as far as it came; what it never came to has failed."""
-    count, passed, compiled, reason = 1, {}, True, ""
+    count, passed, compiled, failed, reason = 1, {}, True, False, ""
     for line in (outcome.verdict or b"").splitlines(keepends=True):
         if not line.endswith(b"\n"):
             break
@@ -183,10 +194,10 @@ def _read_verdict(outcome: Outcome) -> _Verdict:
             if not count:
                 raise RewardError("the tests of the row hold no test: no assert, no call of a checking function.")
         else:
-            compiled = event["compiled"]
+            compiled, failed = event["compiled"], True
             reason = f"it {'failed before the tests' if compiled else 'does not compile'}: {event['failed']}"
     verdict = [passed.get(index, False) for index in range(count)]
-    if not all(verdict) and (not reason or len(passed) < count):
+    if not all(verdict) and not failed and (not reason or len(passed) < count):
         ended = outcome.candidate.how if outcome.candidate.how != "killed" else getattr(outcome.judge, "how", "killed")
         told = _ENDS.get(ended, "") or "it ended before its tests did"
         reason = f"{reason}; {told}" if reason else told
@@ -203,7 +214,7 @@ def _run_scripts(source: str, tests: Scripts, room: Sandbox, limits: Limits, tes
             passed.append(False)
             reason = reason or f"test {index + 1} failed: the program's time was spent"
             continue
-        one = Limits(min(test_seconds, cpu), min(2 * test_seconds, wall), limits.memory_mb, _room_for(expected))
+        one = Limits(min(test_seconds, cpu), min(_wall(test_seconds), wall), limits.memory_mb, _room_for(expected))
         outcome = room.run(Job(program, one, stdin=given.encode("utf-8", "surrogatepass")))
         cpu -= outcome.candidate.cpu_seconds
         wall -= outcome.wall_seconds

@@ -13,12 +13,14 @@
 
 import ast
 import re
+import textwrap
 
 MAX_CHARACTERS = 100_000
 """Longest program, in characters; of a longer completion the last so many are read."""
 _REASONING = re.compile(r"</(?:think|thinking|reasoning|thought)>")
 _FENCE = re.compile(r"^[ \t]{0,3}(`{3,}|~{3,})[ \t]*([\w+.-]*)[^\n`]*$", re.MULTILINE)
 _PYTHON = frozenset({"", "python", "python3", "py", "py3", "python-exec"})
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _FAILURES = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 
@@ -83,25 +85,29 @@ def _with_prompt(text: str, head: str, start: str, entry_point: str | None) -> t
     """A program from a text and the prompt's signature; None where neither alone nor together they parse."""
     alone = parse(text)
     if alone is None and text[:1] in " \t":
-        dedented = _dedent(text)
+        dedented = textwrap.dedent(text)
         alone, text = (parse(dedented), dedented) if not start else (None, text)
     if not start:
         return None if alone is None else (text, "block")
     name = entry_point or _last_name(start)
     if alone is not None and name is not None and defines(text, name):
         return (head + text if parse(head + text) is not None else text), "block"
-    for body in (text, _body(text)):
-        for lead in ("", "    ") if body[:1] not in " \t\n" else ("",):
-            whole = start + lead + body
-            if parse(whole) is not None:
-                return whole, "continuation"
+    for body in (text, "    " + text, textwrap.indent(text, "    "), _body(text), _body("    " + text)):
+        if name is not None and _has_body(start + body, name):
+            return start + body, "continuation"
     return None if alone is None else (text, "block")
 
 
-def _dedent(text: str) -> str:
-    import textwrap
+def _has_body(source: str, name: str) -> bool:
+    """Whether a program gives the function of this name more than a docstring."""
+    tree = parse(source)
+    functions = [] if tree is None else [node for node in tree.body if isinstance(node, _FUNCTIONS)]
+    body = next((node.body for node in functions if node.name == name), [])
+    return len(body) > 1 or (len(body) == 1 and not _is_text(body[0]))
 
-    return textwrap.dedent(text)
+
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
 def _body(text: str) -> str:
@@ -143,10 +149,10 @@ def _ends_in_signature(text: str) -> bool:
     """Whether a text is code whose last statement is a function without a body (a docstring is none)."""
     tree = parse(text.rstrip() + "\n    pass\n")
     last = tree.body[-1] if tree is not None and tree.body else None
-    if not isinstance(last, (ast.FunctionDef, ast.AsyncFunctionDef)):
+    if not isinstance(last, _FUNCTIONS):
         return False
     body = last.body[:-1]
-    return not body or (len(body) == 1 and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant))
+    return not body or (len(body) == 1 and _is_text(body[0]))
 
 
 def _signature(prompt: str, entry_point: str | None) -> tuple[str, str]:

@@ -63,7 +63,7 @@ def _loaded(tests: Any) -> Any:
         except ValueError:
             return tests
     if type(tests).__module__ == "numpy":
-        return tests.tolist()
+        return getattr(tests, "tolist", list)()
     return tests
 
 
@@ -71,8 +71,8 @@ def _mapping(tests: Mapping[str, Any], entry_point: str | None) -> Tests:
     function = next((tests[name] for name in _FUNCTION if tests.get(name)), None)
     if function is None and "args" in tests:
         function = entry_point
-    given = next((tests[name] for name in _ARGUMENTS if name in tests), None)
-    expected = next((tests[name] for name in _EXPECTED if name in tests), None)
+    given: Any = next((tests[name] for name in _ARGUMENTS if name in tests), None)
+    expected: Any = next((tests[name] for name in _EXPECTED if name in tests), None)
     if not any(name in tests for name in _EXPECTED) or given is None:
         raise RewardError(f"the code reward can't use the test {_shown(tests)}; wanted {_FORMS}.")
     if function is not None:
@@ -117,7 +117,9 @@ def _join(parts: Sequence[Tests]) -> Tests:
         return Calls(tuple(test for part in parts for test in part.tests))  # type: ignore[union-attr]
     if all(isinstance(part, Scripts) for part in parts):
         return Scripts(tuple(test for part in parts for test in part.tests))  # type: ignore[union-attr]
-    raise RewardError("the code reward wants tests of one form in a row; got call tests and input/output tests together.")
+    raise RewardError(
+        "the code reward wants tests of one form in a row; got call tests and input/output tests together."
+    )
 
 
 def _shown(value: Any) -> str:

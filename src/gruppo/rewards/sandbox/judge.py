@@ -44,9 +44,11 @@ class Discard(io.TextIOBase):
     """Standard output of the tests."""
 
     def writable(self) -> bool:
+        """Yes."""
         return True
 
     def write(self, text: str) -> int:
+        """Drop it."""
         return len(text)
 
 
@@ -65,10 +67,7 @@ class Namespace(dict[str, Any]):
             return self._kept[name]
         if name not in self.program or (name in builtins.__dict__ and name not in self._reading.builtin):
             raise KeyError(name)
-        if name in self._reading.modules:
-            value = importlib.import_module(name)
-        else:
-            value = self._peer.ask("name", name)
+        value = importlib.import_module(name) if name in self._reading.modules else self._peer.ask("name", name)
         if is_remote(value) or isinstance(value, types.ModuleType):
             self._kept[name] = value
         return value
@@ -158,7 +157,9 @@ class Judge:
         """Whether it is a test, its text, what to run; None where the tests can't be read."""
         try:
             if self._kind == "calls":
-                self._namespace = Namespace(self._peer, subjects.Reading([], frozenset(self._entry_names()), frozenset()))
+                self._namespace = Namespace(
+                    self._peer, subjects.Reading([], frozenset(self._entry_names()), frozenset())
+                )
                 return [(True, self._call_label(test), self._call(*test)) for test in self._calls()]
             reading = subjects.read(self._tests, self._entry, self._classes)
             self._namespace = Namespace(self._peer, reading)

@@ -229,7 +229,8 @@ class Peer:
             elif not is_library(base.__module__):
                 bases.append(self._describe(base))
         fields = kind._fields if issubclass(kind, tuple) and is_named(kind) else None  # type: ignore[attr-defined]
-        return ("k", number, kind.__name__, tuple(bases), tuple(_specials(kind)), fields)
+        specials = () if fields is not None else tuple(_specials(kind))  # a named tuple crosses by value
+        return ("k", number, kind.__name__, tuple(bases), specials, fields)
 
     def adopt(self, tree: tuple[Any, ...]) -> Any:
         """The object of a handle: this side's own, or a stand-in."""
@@ -272,6 +273,7 @@ class Peer:
             raise WireError("a class without number or name")
         bases = [self._base(base) for base in base_trees]
         if number not in self._classes:
+            specials = () if fields is not None else specials
             local = local_class(self, name, self._bases(name, bases, fields), frozenset(specials))
             type.__setattr__(local, "_gruppo_number", number)
             self._classes[number] = local
@@ -285,7 +287,7 @@ class Peer:
     def _bases(self, name: str, bases: list[type], fields: Any) -> tuple[type, ...]:
         """The local bases, with one of the stand-ins' own kinds among them."""
         if fields is not None and not any(issubclass(base, RemoteNamed) for base in bases):
-            return (RemoteNamed, namedtuple(name, fields))  # noqa: PYI024
+            return (RemoteNamed, namedtuple(name, fields))
         if any(issubclass(base, BaseException) for base in bases):
             errors = tuple(base for base in bases if issubclass(base, BaseException))
             return errors if any(issubclass(base, RemoteError) for base in errors) else (RemoteError, *errors)

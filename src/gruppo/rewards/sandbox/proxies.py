@@ -28,16 +28,22 @@ ARITHMETIC = tuple(
     f"__{side}{name}__" for name in (*_PLAIN, "xor") for side in ("", "r", "i") if (side, name) != ("i", "divmod")
 )
 BINARY = frozenset({*COMPARE, *ARITHMETIC})
-FORWARDED = (
-    "__len__ __length_hint__ __iter__ __next__ __reversed__ __getitem__ __setitem__ __delitem__ __call__ __enter__ "
-    "__exit__ __hash__ __neg__ __pos__ __abs__ __invert__ __int__ __float__ __complex__ __index__ __round__ __trunc__ "
-    "__floor__ __ceil__ __bool__ __str__ __repr__ __format__ __bytes__"
-).split()
+FORWARDED = tuple(
+    f"__{name}__"
+    for name in (
+        *("len", "length_hint", "iter", "next", "reversed", "getitem", "setitem", "delitem", "call", "enter", "exit"),
+        *("hash", "neg", "pos", "abs", "invert", "int", "float", "complex", "index", "round", "trunc", "floor", "ceil"),
+        *("bool", "str", "repr", "format", "bytes"),
+    )
+)
 SPECIAL = frozenset({*FORWARDED, *BINARY, "__contains__"})
 """Special methods that a class may have; no other name with two underscores is ever called for the other side."""
 READABLE = frozenset(
-    "__name__ __qualname__ __module__ __doc__ __dict__ __annotations__ __members__ __defaults__ __next__ __iter__ "
-    "__len__ __call__ __getitem__ __enter__ __exit__ __init__ __str__ __repr__ __eq__ __hash__ __add__".split()
+    f"__{name}__"
+    for name in (
+        *("name", "qualname", "module", "doc", "dict", "annotations", "members", "defaults", "next", "iter", "len"),
+        *("call", "getitem", "enter", "exit", "init", "str", "repr", "eq", "hash", "add"),
+    )
 )
 """Names with two underscores that may be read as attributes."""
 _BUILTIN_BASES = (int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset)
@@ -47,20 +53,24 @@ def plain_base(value: Any) -> Any:
     """What an instance of a subclass of a built-in type holds, as that type. Raises TypeError for any other."""
     for base in _BUILTIN_BASES:
         if isinstance(value, base):
-            if base in (int, float, complex):
-                return base.__add__(value, 0)  # type: ignore[operator]
-            if base in (dict,):
-                return dict(zip(dict.keys(value), dict.values(value), strict=True))
-            if base is str:
-                return str.__str__(value)[:]
-            return base(base.__iter__(value))  # type: ignore[call-overload]
+            return _AS_BASE.get(base, lambda value, base=base: base(base.__iter__(value)))(value)
     raise TypeError("no plain value in it")
+
+
+_AS_BASE: dict[type, Callable[[Any], Any]] = {
+    int: lambda value: int.__add__(value, 0),
+    float: lambda value: float.__add__(value, 0.0),
+    complex: lambda value: complex.__add__(value, 0),
+    str: lambda value: str.__getitem__(value, slice(None)),
+    dict: lambda value: dict(zip(dict.keys(value), dict.values(value), strict=True)),
+}
 
 
 class RemoteType(type):
     """The type of the local classes; the class itself is an object of the other side too."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Make an instance there."""
         return cls._gruppo_peer.ask("call", cls, args, kwargs)
 
     def __getattr__(cls, name: str) -> Any:
@@ -69,7 +79,7 @@ class RemoteType(type):
         return cls._gruppo_peer.ask("get", cls, name)
 
     def __setattr__(cls, name: str, value: Any) -> None:
-        if name.startswith("_gruppo") or name.startswith("__"):
+        if name.startswith(("_gruppo", "__")):
             type.__setattr__(cls, name, value)
         else:
             cls._gruppo_peer.ask("set", cls, name, value)
@@ -139,13 +149,14 @@ class RemoteFunction(Remote):
     __slots__ = ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call it there."""
         return self._gruppo_peer.ask("call", self, args, kwargs)
 
     def __get__(self, owner: Any, kind: Any = None) -> Any:
         return self if owner is None else types.MethodType(self, owner)
 
     @property
-    def __class__(self) -> type:  # so that isinstance(f, types.FunctionType) holds
+    def __class__(self) -> type:  # type: ignore[override]  # so that isinstance(f, types.FunctionType) holds
         return types.FunctionType
 
 
@@ -179,7 +190,7 @@ class RemoteGenerator(RemoteIterator):
         self._gruppo_peer.ask("call", self._gruppo_peer.ask("get", self, "close"), (), {})
 
     @property
-    def __class__(self) -> type:  # so that isinstance(g, types.GeneratorType) holds
+    def __class__(self) -> type:  # type: ignore[override]  # so that isinstance(g, types.GeneratorType) holds
         return types.GeneratorType
 
 
@@ -207,7 +218,7 @@ class RemoteNamed:
     def __getattr__(self, name: str) -> Any:
         if not readable(name) or name.startswith("_"):
             raise AttributeError(name)
-        return self._gruppo_peer.ask("get_of", type(self), name, tuple(self))
+        return self._gruppo_peer.ask("get_of", type(self), name, tuple(self))  # type: ignore[arg-type]
 
 
 def is_remote(value: Any) -> bool:
@@ -226,7 +237,7 @@ def _forward(name: str) -> Callable[..., Any]:
 def _binary(name: str) -> Callable[..., Any]:
     """An operator: of the other side between two of its objects, here against a plain value."""
     local = getattr(operator, name, None) or getattr(operator, name.replace("__r", "__").replace("__i", "__"), None)
-    reflected = name.startswith("__r") and name not in ("__rshift__",)
+    reflected = name.startswith("__r") and name != "__rshift__"
 
     def method(self: Any, other: Any, *more: Any) -> Any:
         peer = self._gruppo_peer
@@ -318,5 +329,4 @@ Direct.__hash__ = None  # type: ignore[assignment]
 
 def direct(value: Any) -> Any:
     """A stand-in for which the operators' rule is lifted; any other value as it is."""
-    return Direct(value) if is_remote(value) and not isinstance(value, type) else value
-
+    return Direct(value) if issubclass(type(value), Remote) else value

@@ -196,7 +196,9 @@ def _called_everywhere(trees: list[ast.Module], names: set[str]) -> frozenset[st
     common = set(names)
     order: list[str] = []
     for body in bodies:
-        called = [node.func.id for node in ast.walk(body) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+        called = [
+            node.func.id for node in ast.walk(body) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        ]
         common &= set(called)
         order = order or called
     inner = [name for name in order if name in common and isinstance(getattr(builtins, name), object)]

@@ -4,7 +4,7 @@ An atom (None, bool, int, float, complex, str, bytes) is itself; everything else
 
     tuple "t", frozenset "z", shared containers "L" (kind, number, items) and "r" (number), range "R", slice "S",
     Decimal, Fraction, dates and times "D" (kind, parts), names of built-in types "y", named tuples "n",
-    dict views "v", exceptions of the library "e", and handles: "h" (mine: number and class), "p" (yours: number).
+    dict views "v", exceptions of the library "e" and their classes "x", and handles: "h" (mine: number and class), "p" (yours: number).
 
 1. Only exact types cross by value. An instance of a subclass, as of any other class, crosses as a handle: it stays
    where it is, and the other side asks it (see proxies.py).
@@ -120,6 +120,10 @@ class Values:
             return ("1", "..." if value is Ellipsis else "NotImplemented")
         if kind is type and _TYPES.get(value.__name__) is value:
             return ("y", value.__name__)
+        if kind is type and issubclass(value, BaseException):
+            if library_error(value.__module__, value.__qualname__) is value:
+                return ("x", value.__module__, value.__qualname__)
+            return self._export(value)
         if kind in _VIEWS:
             return ("v", _VIEWS[kind], self._pack_all(value))
         if isinstance(value, tuple) and is_named(kind):
@@ -194,7 +198,7 @@ class Values:
         if not (isinstance(kind, type) and issubclass(kind, tuple)):
             key = (id(kind), name, fields)
             if key not in self._named:
-                self._named[key] = namedtuple(name, fields)  # noqa: PYI024
+                self._named[key] = namedtuple(name, fields)
             kind = self._named[key]
         return tuple.__new__(kind, self._unpack_all(items))
 
@@ -239,6 +243,7 @@ _UNPACK: dict[str, Callable[[Values, Any], Any]] = {
     "D": lambda values, tree: _BUILD[tree[1]](*values._unpack_all(tree[2])),
     "1": lambda values, tree: _SINGLES[tree[1]],
     "y": lambda values, tree: _TYPES[tree[1]],
+    "x": lambda values, tree: library_error(tree[1], tree[2]) or Exception,
     "v": Values._unpack_view,
     "n": Values._unpack_named,
     "e": Values._unpack_exception,
