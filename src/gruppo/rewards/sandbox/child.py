@@ -8,6 +8,7 @@ import io
 import os
 import random
 import signal
+import stat
 import struct
 import sys
 import traceback
@@ -19,6 +20,7 @@ from gruppo.rewards.sandbox.pipe import Pipe
 MEMORY = 86
 """Exit code of a program that ran out of memory."""
 _FREE = 32
+_real_fstat = os.fstat
 _PAYLOAD, _STATUS, _READER, _WRITER, _VERDICT = range(3, 8)
 
 
@@ -82,6 +84,7 @@ def _fresh() -> None:
     sys.stderr = sys.__stderr__ = _text(2, "w", "backslashreplace", buffering=1)
     sys.argv = [""]
     os.environ.clear()
+    os.fstat = _fstat
     random.seed(0)
     atexit._clear()
     gc.enable()
@@ -92,6 +95,13 @@ def _text(number: int, mode: str, errors: str, buffering: int = -1) -> io.TextIO
     stream = open(number, mode, buffering, encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115
     assert isinstance(stream, io.TextIOWrapper)
     return stream
+
+
+def _fstat(fd: int) -> os.stat_result:
+    """`os.fstat` of a standard stream: a pipe. The C library may make a call by path of it, and those are refused."""
+    if fd in (0, 1, 2):
+        return os.stat_result((stat.S_IFIFO | 0o600, 0, 0, 1, 0, 0, 0, 0, 0, 0))
+    return _real_fstat(fd)
 
 
 def _run(entry: str, payload: bytes, pipe: Pipe | None) -> int:
