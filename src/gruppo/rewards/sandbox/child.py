@@ -8,6 +8,7 @@ import io
 import os
 import random
 import signal
+import stat
 import struct
 import sys
 import traceback
@@ -19,6 +20,7 @@ from gruppo.rewards.sandbox.pipe import Pipe
 MEMORY = 86
 """Exit code of a program that ran out of memory."""
 _FREE = 32
+_real_fstat = os.fstat
 _PAYLOAD, _STATUS, _READER, _WRITER, _VERDICT = range(3, 8)
 
 
@@ -77,15 +79,29 @@ def _fresh() -> None:
     """The state of a fresh interpreter: streams, signals, random numbers, exit functions, garbage collection."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    sys.stdin = io.open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
-    sys.stdout = io.open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
-    sys.stderr = io.open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False, buffering=1)
-    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+    sys.stdin = sys.__stdin__ = _text(0, "r", "surrogateescape")
+    sys.stdout = sys.__stdout__ = _text(1, "w", "surrogateescape")
+    sys.stderr = sys.__stderr__ = _text(2, "w", "backslashreplace", buffering=1)
     sys.argv = [""]
     os.environ.clear()
+    os.fstat = _fstat
     random.seed(0)
     atexit._clear()
     gc.enable()
+
+
+def _text(number: int, mode: str, errors: str, buffering: int = -1) -> io.TextIOWrapper:
+    """A standard stream, UTF-8 whatever the locale."""
+    stream = open(number, mode, buffering, encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115
+    assert isinstance(stream, io.TextIOWrapper)
+    return stream
+
+
+def _fstat(fd: int) -> os.stat_result:
+    """`os.fstat` of a standard stream: a pipe. The C library may make a call by path of it, and those are refused."""
+    if fd in (0, 1, 2):
+        return os.stat_result((stat.S_IFIFO | 0o600, 0, 0, 1, 0, 0, 0, 0, 0, 0))
+    return _real_fstat(fd)
 
 
 def _run(entry: str, payload: bytes, pipe: Pipe | None) -> int:

@@ -1,8 +1,8 @@
 """The walls of the level `landlock`: whatever Landlock can forbid is forbidden, with no exception.
 
-By the version that the kernel offers: 1 all work with files; 2 and 3 linking and truncating; 4 TCP; 5 devices' ioctl; 6 abstract
-sockets and signals to processes outside. Processes inside can't trace those outside at any version. What the kernel's
-version lacks is refused by the seccomp filter all the same.
+By the version that the kernel offers: 1 all work with files; 2 and 3 linking and truncating; 4 TCP; 5 devices' ioctl;
+6 abstract sockets and signals to processes outside. Processes inside can't trace those outside at any version. What the
+kernel's version lacks is refused by the seccomp filter all the same.
 """
 
 import ctypes

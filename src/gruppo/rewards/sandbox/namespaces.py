@@ -1,8 +1,8 @@
 """The walls of the level `namespaces`: no files, no network, no other processes are there to be reached.
 
 The zygote enters them once: a user namespace of its own (as root: with an unused user for the jailed; where user
-namespaces are refused but the process is root with CAP_SYS_ADMIN, none), no network interface, an empty read-only root. Each jailed
-process is then born as process 1 of a process namespace of its own.
+namespaces are refused but the process is root with CAP_SYS_ADMIN, none), no network interface, an empty read-only root.
+Each jailed process is then born as process 1 of a process namespace of its own.
 """
 
 import ctypes
@@ -28,8 +28,9 @@ def enter(libc: ctypes.CDLL, unused: int) -> int | None:
         OSError: the machine refuses one of the steps.
     """
     user = _enter_user_namespace(libc, unused)
-    for flags in (_NEWNS | _NEWNET | _NEWIPC | _NEWUTS | _NEWCGROUP,):
-        _check(libc.unshare(flags), "new mount, network, IPC, host name and cgroup namespaces")
+    flags = _NEWNS | _NEWNET | _NEWIPC | _NEWUTS
+    _check(libc.unshare(flags), "new mount, network, IPC and host name namespaces")
+    libc.unshare(_NEWCGROUP)  # there is no file system to see control groups in; this is for good measure
     _check(libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None), "private mounts")
     place = next((place for place in _PLACES if os.path.isdir(place)), "/")
     options = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC

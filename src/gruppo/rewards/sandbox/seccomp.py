@@ -1,8 +1,8 @@
 """The list of system calls that a jailed process may make; the kernel refuses all others.
 
 1. What works on paths answers "no such file": a jailed program sees an empty file system, at every level alike.
-2. What remains of what can be abused is narrowed by its arguments: `fcntl` can't have signals sent, `clock_gettime` can't read
-   another process's CPU time, `prlimit64` can't set anything, `futex` only waits and wakes.
+2. What remains of what can be abused is narrowed by its arguments: `fcntl` can't have signals sent, `clock_gettime`
+   can't read another process's CPU time, `prlimit64` can't set anything, `futex` only waits and wakes.
 3. Another architecture's numbers (32-bit, x32) end the process.
 4. Refused calls give an errno, for a program that merely tries (a traceback shows what it tried) can go on.
 """
@@ -10,7 +10,6 @@
 import ctypes
 import errno
 import os
-import platform
 import struct
 import sys
 from collections.abc import Sequence
@@ -56,27 +55,34 @@ _IOCTL = (16, 29)
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 
 
+class Filter:
+    """The filter in the form that the kernel takes, made once and put on each process."""
+
+    def __init__(self, machine: str) -> None:
+        code = filter_program(machine)
+        self._code = ctypes.create_string_buffer(code, len(code))
+        self._program = _Program(len(code) // 8, ctypes.addressof(self._code))
+        self._pointer = ctypes.byref(self._program)
+
+    def install(self, libc: ctypes.CDLL) -> None:
+        """Put it on this process for good, and see that it bites. `no_new_privs` must be set.
+
+        Raises:
+            OSError: the kernel refuses filters.
+        """
+        if libc.prctl(_PR_SET_SECCOMP, _MODE_FILTER, self._pointer, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "the kernel takes no seccomp filter")
+        try:
+            os.getpgid(0)
+        except PermissionError:
+            return
+        raise OSError(errno.ENOSYS, "a seccomp filter was taken but does not bite")
+
+
 class _Program(ctypes.Structure):
     """struct sock_fprog."""
 
-    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
-
-
-def install(libc: ctypes.CDLL) -> None:
-    """Put the filter on this process for good, and see that it bites. `no_new_privs` must be set.
-
-    Raises:
-        OSError: the kernel refuses filters, or the processor is neither x86-64 nor aarch64.
-    """
-    code = filter_program(platform.machine())
-    program = _Program(len(code) // 8, code)
-    if libc.prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(program), 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "the kernel takes no seccomp filter")
-    try:
-        os.getpgid(0)
-    except PermissionError:
-        return
-    raise OSError(errno.ENOSYS, "a seccomp filter was taken but does not bite")
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
 
 
 def filter_program(machine: str) -> bytes:

@@ -24,7 +24,7 @@ from importlib.util import find_spec
 
 from gruppo.rewards.sandbox import guard, jail, stdlib
 
-ENTRY_MODULES = tuple(f"gruppo.rewards.sandbox.{name}" for name in ("bare", "candidate", "judge", "script"))
+ENTRY_MODULES = tuple(f"gruppo.rewards.sandbox.{name}" for name in ("bare", "check", "candidate", "judge", "script"))
 """Modules whose functions may be a program's entry."""
 _LOOK_EVERY = 1.0
 
@@ -36,11 +36,17 @@ def main(descriptor: int, level: str) -> None:
     try:
         _preload()
         walls = jail.enter(level)
-    except Exception:
-        control.sendall(b"E" + traceback.format_exc().encode()[-4000:])
+    except Exception as error:
+        control.sendall(b"E" + _in_a_line(error)[:4000])
         return
     control.sendall(b"R")
     _serve(control, trainer, walls)
+
+
+def _in_a_line(error: Exception) -> bytes:
+    """The error for people where it is the machine's, with its place where it is ours."""
+    place = "" if isinstance(error, OSError) else f" ({traceback.format_exc(limit=-1)})"
+    return f"{error}{place}".encode()
 
 
 def _preload() -> None:
