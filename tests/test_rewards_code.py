@@ -25,7 +25,7 @@ HUMANEVAL = (
 
 @pytest.fixture(scope="module")
 def sandbox():
-    with Sandbox(unsafe=True) as room:
+    with Sandbox() as room:
         yield room
 
 
@@ -221,8 +221,6 @@ def test_what_can_not_be_interrupted_is_ended(body: str, sandbox: Sandbox) -> No
 
 
 def test_memory_is_limited(sandbox: Sandbox) -> None:
-    if sandbox.level == "unsafe":
-        pytest.skip("no limit of memory in the unsafe level")
     program = "def f(n): return len([0] * (n << 27))"
     result = code_reward(program, ["assert f(0) == 0", "assert f(40) == 1"], memory_mb=256, sandbox=sandbox)
     assert result == 0.5

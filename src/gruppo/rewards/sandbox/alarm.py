@@ -19,6 +19,7 @@ class Alarm:
     def __init__(self, seconds: float, filename: str) -> None:
         self._seconds = seconds
         self._filename = filename
+        self._due = False
         try:
             signal.signal(signal.SIGPROF, self._ring)
         except (OSError, ValueError):  # no such call in this jail, or not the main thread
@@ -26,13 +27,21 @@ class Alarm:
 
     def begin(self) -> None:
         """A test begins."""
+        self._due = False
         if self._seconds > 0:
             signal.setitimer(signal.ITIMER_PROF, self._seconds, _AGAIN)
 
     def stop(self) -> None:
         """No test runs."""
+        self._due = False
         if self._seconds > 0:
             signal.setitimer(signal.ITIMER_PROF, 0.0)
+
+    def check(self) -> None:
+        """Raise Overtime where it went off while a message was on its way."""
+        if self._due:
+            self._due = False
+            raise Overtime
 
     def _ring(self, number: int, frame: FrameType | None) -> None:
         """Raise where the code that was interrupted is not ours: a message is never left half read."""
@@ -41,5 +50,6 @@ class Alarm:
             if name == self._filename:
                 raise Overtime
             if frame.f_globals.get("__package__") == __package__:
+                self._due = True
                 return
             frame = frame.f_back

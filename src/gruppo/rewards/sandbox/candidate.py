@@ -54,9 +54,8 @@ class _Program:
     def __init__(self, source: str, seconds: float) -> None:
         self.printed = _Printed()
         self._source = source
-        self._alarm = Alarm(seconds, FILENAME)
+        self.alarm = Alarm(seconds, FILENAME)
         self._module = types.ModuleType(MODULE)
-        self._code: types.CodeType | None = None
         self._ops: dict[str, Callable[..., Any]] = {
             "call": lambda target, args, kwargs: target(*args, **kwargs),
             "op": lambda target, name, args, kwargs: getattr(type(target), name)(target, *args, **kwargs),
@@ -70,8 +69,6 @@ class _Program:
             "plain": plain_base,
             "get_of": lambda kind, name, items: getattr(tuple.__new__(kind, items), name),
             "name": lambda name: self._module.__dict__[name],
-            "begin": self._alarm.begin,
-            "compile": self.compile,
             "load": self.load,
         }
 
@@ -79,18 +76,22 @@ class _Program:
         """The answer to one question."""
         return self._ops[op](*arguments)
 
-    def compile(self) -> None:
-        """Compile the program. Raises SyntaxError and whatever else the compiler raises."""
-        self._code = compile(self._source, FILENAME, "exec", dont_inherit=True)
+    def load(self, wanted: tuple[str, ...]) -> tuple[Any, ...]:
+        """Compile the program and run its top level: True, its names, and those of the wanted ones that can be called.
 
-    def load(self) -> tuple[str, ...]:
-        """Run the program's top level; its names."""
-        assert self._code is not None
+        Where it does not compile, False and the exception.
+        """
+        try:
+            code = compile(self._source, FILENAME, "exec", dont_inherit=True)
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            return False, error.with_traceback(None)
         sys.modules[MODULE] = self._module
         sys.stdout = self.printed
-        self._alarm.begin()
-        exec(self._code, self._module.__dict__)
-        return tuple(name for name in self._module.__dict__ if type(name) is str and not name.startswith("__"))
+        self.alarm.begin()
+        space = self._module.__dict__
+        exec(code, space)
+        names = tuple(name for name in space if type(name) is str and not name.startswith("__"))
+        return True, names, tuple((name, space[name]) for name in wanted if callable(space.get(name)))
 
 
 def serve(payload: bytes, pipe: Pipe | None) -> None:
@@ -100,4 +101,5 @@ def serve(payload: bytes, pipe: Pipe | None) -> None:
     program = _Program(source, seconds)
     peer = Peer(wire.Channel(pipe.read, pipe.write), program.serve, first=1, strict=False)
     peer.printed = program.printed.take
+    peer.on_first = program.alarm.begin
     peer.serve_forever()

@@ -62,11 +62,20 @@ class Namespace(dict[str, Any]):
         self.program: frozenset[str] = frozenset()
         self._kept: dict[str, Any] = {}
 
+    def wanted(self) -> frozenset[str]:
+        """The names that the tests leave to the program."""
+        return self._reading.free - self._reading.modules
+
+    def load(self, names: tuple[str, ...], values: tuple[tuple[str, Any], ...]) -> None:
+        """Take the program's names, and the stand-ins of those that were wanted."""
+        self.program = frozenset(names)
+        self._kept |= {name: value for name, value in values if name in self.wanted() and is_remote(value)}
+
     def __missing__(self, name: str) -> Any:
-        if name in self._kept:
-            return self._kept[name]
         if name not in self.program or (name in builtins.__dict__ and name not in self._reading.builtin):
             raise KeyError(name)
+        if name in self._kept:
+            return self._kept[name]
         value = importlib.import_module(name) if name in self._reading.modules else self._peer.ask("name", name)
         if is_remote(value) or isinstance(value, types.ModuleType):
             self._kept[name] = value
@@ -116,6 +125,7 @@ class Judge:
         self._alarm = Alarm(seconds, subjects.FILENAME)
         self._peer = Peer(wire.Channel(self._read, pipe.write), serve_program, first=2, strict=True)
         self._peer.show = lambda text: sys.stdout.write(text)
+        self._peer.check = self._alarm.check
         self._ask = self._peer.ask
         self._got: list[Any] = []
         self._peer.ask = self._noting  # type: ignore[method-assign]
@@ -141,25 +151,24 @@ class Judge:
         if steps is None:
             return
         self._say({"tests": sum(test for test, _, _ in steps)})
-        compiled = False
-        try:
-            self._ask("compile")
-            compiled = True
-            names = frozenset(self._ask("load"))
-        except BaseException as error:
-            self._say({"failed": self._why(error), "compiled": compiled})
-            return
-        self._namespace.program = names
         sys.stdout = Discard()
+        compiled = True
+        try:
+            compiled, *rest = self._ask("load", tuple(self._namespace.wanted()))
+            if not compiled:
+                raise rest[0]
+            self._namespace.load(*rest)
+        except BaseException as error:
+            self._say({"failed": self._why(error), "compiled": bool(compiled)})
+            return
         self._each(steps)
 
     def _steps(self) -> list[tuple[bool, str, Callable[[], Any]]] | None:
         """Whether it is a test, its text, what to run; None where the tests can't be read."""
         try:
             if self._kind == "calls":
-                self._namespace = Namespace(
-                    self._peer, subjects.Reading([], frozenset(self._entry_names()), frozenset())
-                )
+                names = frozenset(test[0] for test in self._calls())
+                self._namespace = Namespace(self._peer, subjects.Reading([], names, frozenset(), names | {"Solution"}))
                 return [(True, self._call_label(test), self._call(*test)) for test in self._calls()]
             reading = subjects.read(self._tests, self._entry, self._classes)
             self._namespace = Namespace(self._peer, reading)
@@ -201,7 +210,7 @@ class Judge:
         if self._peer.ended is not None:
             return f"the program had ended: {self._peer.ended}"
         try:
-            self._ask("begin")
+            self._peer.first_of_test = True
             self._alarm.begin()
             try:
                 work()
@@ -227,9 +236,6 @@ class Judge:
         return f"{name}: {said}" if said else name
 
     # -- call tests
-
-    def _entry_names(self) -> set[str]:
-        return {test[0] for test in self._calls()}
 
     def _calls(self) -> list[tuple[str, Any, Any, Any]]:
         values = Values(SharedTable(0), _no_handles, _no_handles)

@@ -1,6 +1,6 @@
 """One end of the line between a program and its judge: questions, answers, handles.
 
-    question  ("?", changes, forgotten, released, (op, *arguments))
+    question  ("?", changes, forgotten, released, (op, *arguments)), "1" for the first one of a test
     answer    ("=", changes, forgotten, released, value, printed)   or "!" with an exception for the value
 
 The two ends take turns. Whoever has asked answers the other's questions until its own answer comes, so a function
@@ -42,6 +42,7 @@ _FUNCTIONS = (
     partial,
 )
 _BUILTINS = (int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset)
+_ASKED = ("?", "1")
 _LIBRARY_ITERATORS = ("builtins", "itertools")
 
 
@@ -61,6 +62,9 @@ class Peer:
         self.ended: str | None = None
         self.printed: Callable[[], str] = str
         self.show: Callable[[str], Any] = len
+        self.check: Callable[[], Any] = int
+        self.on_first: Callable[[], Any] = int
+        self.first_of_test = False
         self._channel = channel
         self._serve = serve
         self._shared = SharedTable(first)
@@ -82,7 +86,9 @@ class Peer:
         Raises:
             Ended: there is no other side any more.
         """
-        self._send("?", (op, *arguments))
+        self.check()
+        mark, self.first_of_test = "1" if self.first_of_test else "?", False
+        self._send(mark, (op, *arguments))
         while True:
             frame = self._receive()
             if frame[0] == "?":
@@ -148,7 +154,7 @@ class Peer:
             raise
 
     def _tail(self, mark: str, value: Any) -> tuple[Any, ...]:
-        if mark == "?":
+        if mark in _ASKED:
             return (tuple([self._values.pack(item) for item in value]),)
         if mark == "!" and isinstance(value, Overtime):
             return (("overtime",), self.printed())
@@ -170,15 +176,18 @@ class Peer:
 
     def _opened(self, frame: Any) -> tuple[Any, ...]:
         mark, changes, forgotten, released, *tail = frame
-        if mark not in ("?", "=", "!") or len(tail) != (1 if mark == "?" else 2):
+        asked = mark in _ASKED
+        if (not asked and mark not in ("=", "!")) or len(tail) != (1 if asked else 2):
             raise WireError("no message")
         self._shared.begin()
         self._values.unpack_changes(changes)
         self._shared.forget(forgotten)
         for number in released:
             self._numbers.pop(id(self._mine.pop(number, None)), None)
-        if mark == "?":
-            return (mark, None, None, None, tuple([self._values.unpack(item) for item in tail[0]]))
+        if mark == "1":
+            self.on_first()
+        if asked:
+            return ("?", None, None, None, tuple([self._values.unpack(item) for item in tail[0]]))
         value = Overtime() if tail[0] == ("overtime",) else self._values.unpack(tail[0])
         return (mark, None, None, None, value, tail[1])
 

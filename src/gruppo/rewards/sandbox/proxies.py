@@ -53,7 +53,9 @@ def plain_base(value: Any) -> Any:
     """What an instance of a subclass of a built-in type holds, as that type. Raises TypeError for any other."""
     for base in _BUILTIN_BASES:
         if isinstance(value, base):
-            return _AS_BASE.get(base, lambda value, base=base: base(base.__iter__(value)))(value)
+            rebuild: Any = base
+            take = _AS_BASE.get(base)
+            return take(value) if take else rebuild(rebuild.__iter__(value))
     raise TypeError("no plain value in it")
 
 

@@ -6,7 +6,7 @@
    that nothing calls and the methods of a `unittest.TestCase` are tests. Of a list, each item with a test in it is one.
 2. Subjects. A name of the tests that nothing there defines is the program's, but not where it is a built-in:
    `sorted`, `all`, `abs` in tests are Python's own, whatever the program defines. Only where the tests use no other
-   name of a program (`assert sum(10, 15) == 6`) is the built-in that every test calls the program's; or the entry point.
+   name of a program (`assert sum(10, 15) == 6`), the built-in that every test calls is; or the entry point.
    A library module that is used as `math.isclose` is Python's own too.
 3. Operators. Where the text shows that a name is a class (`class Money` in the prompt, `isinstance(x, Money)`,
    `Money.zero()`, `Money(5).amount`), operators on `Money(5)`, or on a variable that only ever holds such, are what is
@@ -50,27 +50,24 @@ class Reading:
     """Built-in names that are the program's nonetheless."""
     modules: frozenset[str]
     """Library modules that the tests use and leave to the program to import."""
+    free: frozenset[str]
+    """Names that the tests use and do not define."""
 
 
 def read(sources: Sequence[str], entry_point: str | None, classes: Iterable[str]) -> Reading:
     """Read the tests: one script, or a list with a test in each item. Raises SyntaxError and its like."""
     trees = [ast.parse(source, FILENAME) for source in sources]
     whole = ast.Module([statement for tree in trees for statement in tree.body], [])
-    builtin, modules = _names(trees, whole, entry_point)
+    builtin, modules, free = _names(trees, whole, entry_point)
     instances = _instances(whole, set(classes))
     defined = {node.name for node in whole.body if isinstance(node, _DEFINITIONS)}
-    steps: list[Step] = []
-    if len(trees) > 1:
-        for tree in trees:
-            steps.append(Step(tree.body, any(_is_test(node, defined) for node in tree.body), _label(tree.body)))
-    else:
-        for node in _script(whole.body, entry_point):
-            steps.append(Step([node], _is_test(node, defined), _label([node])))
+    bodies = [tree.body for tree in trees] if len(trees) > 1 else [[node] for node in _script(whole.body, entry_point)]
+    steps = [Step(body, any(_is_test(node, defined) for node in body), _label(body)) for body in bodies]
     steps += _uncalled(whole, defined)
     if instances:
         rewrite = _Operators(instances)
         steps = [Step([rewrite.visit(node) for node in step.body], step.test, step.label) for step in steps]
-    return Reading(steps, builtin, modules)
+    return Reading(steps, builtin, modules, free)
 
 
 def _label(body: list[ast.stmt]) -> str:
@@ -165,8 +162,8 @@ def _uncalled(whole: ast.Module, defined: set[str]) -> list[Step]:
 
 def _names(
     trees: list[ast.Module], whole: ast.Module, entry_point: str | None
-) -> tuple[frozenset[str], frozenset[str]]:
-    """The built-in names that are the program's, and the library modules left to it to import."""
+) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
+    """The built-in names that are the program's, and the library modules left to it to import, all free names."""
     nodes = list(ast.walk(whole))
     bound = {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
     bound |= {node.name for node in nodes if isinstance(node, _DEFINITIONS)}
@@ -184,10 +181,10 @@ def _names(
     modules = frozenset((used & dotted & sys.stdlib_module_names) - bare)
     known = set(dir(builtins))
     if entry_point is not None:
-        return frozenset({entry_point} & known), modules - {entry_point}
+        return frozenset({entry_point} & known), modules - {entry_point}, frozenset({*free, entry_point})
     if free - known - modules:
-        return frozenset(), modules
-    return _called_everywhere(trees, free & known), modules
+        return frozenset(), modules, frozenset(free - known)
+    return _called_everywhere(trees, free & known), modules, frozenset(free)
 
 
 def _called_everywhere(trees: list[ast.Module], names: set[str]) -> frozenset[str]:

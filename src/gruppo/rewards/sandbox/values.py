@@ -2,9 +2,10 @@
 
 An atom (None, bool, int, float, complex, str, bytes) is itself; everything else is a tuple that starts with its kind:
 
-    tuple "t", frozenset "z", shared containers "L" (kind, number, items) and "r" (number), range "R", slice "S",
-    Decimal, Fraction, dates and times "D" (kind, parts), names of built-in types "y", named tuples "n",
-    dict views "v", exceptions of the library "e" and their classes "x", and handles: "h" (mine: number and class), "p" (yours: number).
+    tuple "t", frozenset "z", shared containers "L" (kind, number, items), "F" (default dict) and "r" (number),
+    range "R", slice "S", Decimal, Fraction, dates and times "D" (kind, parts), names of built-in types "y", named
+    tuples "n", dict views "v", exceptions of the library "e" and their classes "x", and handles: "h" (mine: number
+    and class), "p" (yours: number), "k" (a class of mine).
 
 1. Only exact types cross by value. An instance of a subclass, as of any other class, crosses as a handle: it stays
    where it is, and the other side asks it (see proxies.py).
@@ -228,6 +229,7 @@ def is_library(module: Any) -> bool:
 
 
 def is_named(kind: type) -> bool:
+    """Whether a tuple class has named fields."""
     fields = getattr(kind, "_fields", None)
     return type(fields) is tuple and all(type(field) is str for field in fields)
 
