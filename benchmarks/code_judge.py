@@ -65,8 +65,10 @@ def mutate(node: ast.AST) -> bool:
         node.op = SWAPS[type(node.op)]()
     elif isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
         node.ops[0] = SWAPS[type(node.ops[0])]()
-    elif isinstance(node, ast.Constant) and type(node.value) is int:
-        node.value += 1
+    elif isinstance(node, ast.Constant) and type(node.value) in (int, bool, str):
+        node.value = (
+            not node.value if type(node.value) is bool else node.value + (1 if type(node.value) is int else "x")
+        )
     elif isinstance(node, (ast.If, ast.While, ast.IfExp)):
         node.test = ast.UnaryOp(ast.Not(), node.test)
     elif isinstance(node, ast.Return) and node.value is not None:

@@ -1,8 +1,9 @@
 """The process of the tests: runs them against stand-ins of the program's names, and alone writes the verdict.
 
-The verdict is a line of JSON per event, written as it happens, so that what was judged stands even where the judge is
-ended at a limit: {"tests": n}, then [index, passed, why] for each, and {"failed": why, "compiled": bool} where the
-program did not get as far as the tests. {"broken": why} says that the tests themselves can't be read.
+The verdict is a line of JSON per event: {"tests": n}, then [index, passed, why] for each, and {"failed": why,
+"compiled": bool} where the program did not get as far as the tests. {"broken": why} says that the tests themselves
+can't be read. It is written at the end and before every longer wait, so that what was judged stands even where the
+judge is ended at a limit.
 
 What the program may ask of this process: to call a function that a test passed to it, to take the next item of an
 iterator that a test passed to it, and to read and write public attributes of objects of classes that the tests define.
@@ -36,6 +37,7 @@ MODULE = "tests"
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, type)
 _SHOWN = 200
 _MARGIN = 0.2
+_SOON = 0.02
 REL_TOL, ABS_TOL = 1e-6, 1e-9
 """How near a float of a call test has to be."""
 
@@ -128,6 +130,7 @@ class Judge:
         self._peer.check = self._alarm.check
         self._ask = self._peer.ask
         self._got: list[Any] = []
+        self._said = bytearray()
         self._peer.ask = self._noting  # type: ignore[method-assign]
 
     def _noting(self, op: str, *arguments: Any) -> Any:
@@ -138,15 +141,29 @@ class Judge:
         return value
 
     def _read(self, size: int) -> bytes:
-        if not self._pipe.wait(max(0.0, self._deadline - time.monotonic())):
-            raise self._peer._end("it did not answer in time")
+        if not self._pipe.wait(_SOON):
+            self._flush()  # what was judged so far stands, whatever comes of this wait
+            if not self._pipe.wait(max(0.0, self._deadline - time.monotonic())):
+                raise self._peer._end("it did not answer in time")
         return self._pipe.read(size)
 
     def _say(self, event: Any) -> None:
-        self._pipe.give_verdict(json.dumps(event).encode() + b"\n")
+        self._said += json.dumps(event).encode() + b"\n"
+
+    def _flush(self) -> None:
+        if self._said:
+            self._pipe.give_verdict(bytes(self._said))
+            self._said.clear()
 
     def run(self) -> None:
         """Judge."""
+        try:
+            self._run()
+        finally:
+            self._alarm.stop()
+            self._flush()
+
+    def _run(self) -> None:
         steps = self._steps()
         if steps is None:
             return
@@ -212,10 +229,7 @@ class Judge:
         try:
             self._peer.first_of_test = True
             self._alarm.begin()
-            try:
-                work()
-            finally:
-                self._alarm.stop()
+            work()
         except BaseException as error:
             return self._why(error)
         return "" if self._peer.ended is None else f"the program ended: {self._peer.ended}"

@@ -186,6 +186,7 @@ class Channel:
     def __init__(self, read: Callable[[int], bytes], write: Callable[[bytes], None]) -> None:
         self._read = read
         self._write = write
+        self._rest = bytearray()
 
     def send(self, value: Any) -> None:
         """Writes one frame. Raises WireError before a byte is out, or OSError where nobody reads."""
@@ -200,10 +201,13 @@ class Channel:
         return decode(self._exactly(size))
 
     def _exactly(self, size: int) -> bytes:
-        out = bytearray()
-        while len(out) < size:
-            part = self._read(min(size - len(out), 1 << 16))
+        """So many bytes; what arrived with them stays for the next frame, for a system call costs more than a copy."""
+        rest = self._rest
+        while len(rest) < size:
+            part = self._read(1 << 16)
             if not part:
                 raise EOFError
-            out += part
-        return bytes(out)
+            rest += part
+        out = bytes(rest[:size])
+        del rest[:size]
+        return out
