@@ -202,6 +202,14 @@ ATTACKS: dict[str, tuple[str, str | list[str]]] = {
     "prints a verdict and exits": (VERDICT + "os._exit(0)", TEST),
     "forges messages": (FORGE + "forge()\ndef f(x): return 0", "assert f(3) == 9876543"),
     "forges messages in the call": (FORGE + "def f(x):\n    forge()\n    return 0", "assert f(3) == 9876543"),
+    "answers with names that were not asked for": (
+        "import os, struct\nfrom gruppo.rewards.sandbox import wire\nh = lambda n: ('h', n, 'function', None)\n"
+        "load = ('t', (True, ('t', ('f', 'math')), ('t', (('t', ('f', h(1))), ('t', ('math', h(2))), ('t', ('abs', h(3)))))))\n"
+        "frames = [load] + [9.4, True, True, 0] * 3\n"
+        "out = b''.join(struct.pack('>I', len(d)) + d for d in (wire.encode(('=', (), (), (), v, '')) for v in frames))\n"
+        "for n in range(3, 12):\n    try: os.write(n, out)\n    except OSError: pass\ndef f(x): return 0.0",
+        ["assert math.isclose(f(3), 9.5)", "assert abs(f(4) - 16.5) < 1e-6"],
+    ),
     "crafted handles": (
         "import os\nfrom gruppo.rewards.sandbox import peer\n"
         "peer.Peer.export = lambda self, value: ('p', 1)\nclass O: pass\ndef f(x): return O()",
