@@ -118,7 +118,7 @@ def check(row: dict, wanted: int) -> tuple[list[str], int, int]:
     if row.get("test_setup_code"):
         source = row["test_setup_code"] + "\n" + source
     wrong: list[str] = []
-    if not in_bare_interpreter(source, tests):
+    if not in_bare_interpreter(source, tests, seconds=10):
         return wrong, 0, 0
     result = code_reward(source, tests)
     if result != 1.0:

@@ -71,6 +71,10 @@ ATTACKS: dict[str, tuple[str, str | list[str]]] = {
     "equal from the right": (EVIL + "def f(x): return Evil()", "assert 9 == f(3)"),
     "not unequal": (EVIL + "def f(x): return Evil()", "assert not (f(3) != 9)"),
     "the function is a class": (EVIL + "class f(Evil):\n    def __init__(self, x): pass", TEST),
+    "the function is a class, and its attributes are read": (
+        EVIL + "class f(Evil):\n    def __init__(self, x): pass",
+        ["name = f.__name__", "f.calls", TEST, "assert abs(f(3) - 9) < 1"],
+    ),
     "an int equal to everything": (
         "class I(int):\n    def __eq__(self, o): return True\n    __hash__ = int.__hash__\ndef f(x): return I(1)",
         TEST,

@@ -217,9 +217,11 @@ def _instances(whole: ast.Module, classes: set[str]) -> set[str]:
     variables = {name: next(iter(makers)) for name, makers in made.items() if len(makers) == 1 and None not in makers}
     shown = set(classes)
     for node in nodes:
-        if isinstance(node, ast.Attribute) and node.attr not in _PLAIN_NAMES:
+        if isinstance(node, ast.Attribute) and node.attr not in _PLAIN_NAMES and not node.attr.startswith("__"):
             owner = node.value
-            shown |= {owner.id if isinstance(owner, ast.Name) else "", _maker(owner) or ""}
+            shown.add(_maker(owner) or "")
+            if isinstance(owner, ast.Name) and owner.id[:1].isupper():  # a function has attributes too
+                shown.add(owner.id)
             if isinstance(owner, ast.Name) and owner.id in variables:
                 shown.add(variables[owner.id] or "")
         elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance" and len(node.args) == 2:
