@@ -14,7 +14,7 @@ import sys
 import traceback
 from typing import NoReturn
 
-from gruppo.rewards.sandbox import jail
+from gruppo.rewards.sandbox import jail, threads
 from gruppo.rewards.sandbox.pipe import Pipe
 
 MEMORY = 86
@@ -85,6 +85,7 @@ def _fresh() -> None:
     sys.argv = [""]
     os.environ.clear()
     os.fstat = _fstat
+    threads.run_at_start()
     random.seed(0)
     atexit._clear()
     gc.enable()
