@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -149,7 +150,7 @@ def test_how_a_program_ended(shared: Sandbox, code: str, how: str, exit_code: in
 def test_output_is_cut_and_the_end_of_errors_kept(shared: Sandbox) -> None:
     limits = Limits(cpu_seconds=5, wall_seconds=30, output_bytes=1000)
     outcome = run(
-        sandbox,
+        shared,
         "import sys, time\nsys.stderr.write('a' * 5000 + 'b' * 1999 + '\\n')\ntime.sleep(0.2)\nprint('x' * 5000)",
         limits=limits,
     )
@@ -338,6 +339,30 @@ def test_without_isolation_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
         SandboxError, match=r"can't be run in isolation on this machine \(namespaces: .*; landlock: .*Cure"
     ):
         Sandbox()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make itself a poorer root")
+@pytest.mark.parametrize(
+    ("poorer", "level"),
+    [
+        ("setpriv --bounding-set=-all --inh-caps=-all", "landlock"),
+        ('unshare -Urm sh -c \'echo 0 > /proc/sys/user/max_user_namespaces && exec "$0" "$@"\'', "namespaces"),
+    ],
+    ids=["root without capabilities", "root where user namespaces are refused"],
+)
+def test_what_is_chosen_where_less_is_granted(poorer: str, level: str) -> None:
+    if shutil.which("setpriv") is None or shutil.which("unshare") is None or probe() != Probe("", ""):
+        pytest.skip("this machine has no setpriv or unshare, or not both levels to begin with")
+    code = f"""
+from gruppo.rewards.sandbox import *
+with Sandbox() as sandbox:
+    job = Job(Program({ENTRY!r}, b"import os; print(len(os.listdir('/')))"), Limits(cpu_seconds=9, wall_seconds=60))
+    print(sandbox.level, sandbox.run(job).candidate.how)
+"""
+    command = f"{poorer} {sys.executable} -c"
+    done = subprocess.run([*shlex.split(command), code], capture_output=True, text=True, timeout=120)
+    assert done.stdout == f"{level} error\n", done.stderr
 
 
 def test_a_probe_in_words() -> None:
