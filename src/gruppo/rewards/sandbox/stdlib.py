@@ -27,8 +27,8 @@ _LOADED = """
 """
 _EXTENSIONS = """
     _bisect _codecs_cn _codecs_hk _codecs_iso2022 _codecs_jp _codecs_kr _codecs_tw _contextvars _csv _datetime _decimal
-    _elementtree _heapq _interpreters _json _lsprof _multibytecodec _multiprocessing _pickle _posixshmem _posixsubprocess _queue _random
-    _socket _statistics _struct _uuid _zoneinfo audioop fcntl grp pyexpat syslog termios
+    _elementtree _heapq _interpreters _json _lsprof _multibytecodec _multiprocessing _pickle _posixshmem
+    _posixsubprocess _queue _random _socket _statistics _struct _uuid _zoneinfo audioop fcntl grp pyexpat syslog termios
 """
 _LEFT_OUT = {
     "site-packages", "dist-packages", "test", "tests", "idlelib", "tkinter", "turtledemo", "lib2to3", "ensurepip",
