@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -32,6 +33,12 @@ def level(request: pytest.FixtureRequest) -> Level:
     if reason:
         pytest.skip(f"this machine has no {request.param}: {reason}")
     return request.param
+
+
+@pytest.fixture(scope="module")
+def shared(level: Level) -> Iterator[Sandbox]:
+    with Sandbox(level=level) as it:
+        yield it
 
 
 @pytest.fixture
@@ -79,17 +86,17 @@ def zygote_of(sandbox: Sandbox) -> int:
     return sandbox._zygote._process.pid
 
 
-def test_candidate_and_judge_talk(sandbox: Sandbox) -> None:
+def test_candidate_and_judge_talk(shared: Sandbox) -> None:
     judge = "pipe.write(b'abc')\npipe.give_verdict(pipe.read_exactly(6))\npipe.give_verdict(b'!')"
-    outcome = run(sandbox, "pipe.write(pipe.read_exactly(3) * 2)", judge)
+    outcome = run(shared, "pipe.write(pipe.read_exactly(3) * 2)", judge)
     assert outcome.verdict == b"abcabc!"
     assert outcome.judge is not None
     assert outcome.judge.how == "ok"
 
 
-def test_standard_streams(sandbox: Sandbox) -> None:
+def test_standard_streams(shared: Sandbox) -> None:
     outcome = run(
-        sandbox, "import sys\nprint(sum(map(int, sys.stdin)))\nprint('é', file=sys.stderr)", stdin=b"1\n" * 50_000
+        shared, "import sys\nprint(sum(map(int, sys.stdin)))\nprint('é', file=sys.stderr)", stdin=b"1\n" * 50_000
     )
     assert outcome.stdout == b"50000\n"
     assert outcome.stderr == "é\n".encode()
@@ -111,13 +118,16 @@ def test_standard_streams(sandbox: Sandbox) -> None:
         ("import sys\nsys.setrecursionlimit(10**6)\ndef f(n): return n and 1 + f(n - 1)\nprint(f(50_000))", b"50000\n"),
         ("import random\nprint(random.random())", b"0.8444218515250481\n"),
         ("import email.message, http.client, xml.dom.minidom, difflib, sched\nprint(sched.__name__)", b"sched\n"),
-        ("import signal, time\nsignal.signal(signal.SIGALRM, lambda *_: print('late'))\nsignal.alarm(1)\ntime.sleep(1.2)",
+        ("import signal, time\nsignal.signal(14, lambda *_: print('late'))\nsignal.alarm(1)\ntime.sleep(1.1)",
          b"late\n"),
+        ("import sys, threading\nthreading.stack_size(1 << 26)\nsys.setrecursionlimit(10**6)\ndef main(): print(1)\n"
+         "t = threading.Thread(target=main)\nt.start()\nt.join()\nprint(t.is_alive())", b"1\nFalse\n"),
+        ("import threading\nthreading.Thread(target=lambda: 1 / 0).start()\nprint(2)", b"2\n"),
         ("print('a'.encode('utf-16'), bytes('é', 'cp1252'))", b"b'\\xff\\xfea\\x00' b'\\xe9'\n"),
     ],
 )  # fmt: skip
-def test_a_program_finds_what_it_would_in_a_bare_interpreter(sandbox: Sandbox, code: str, stdout: bytes) -> None:
-    outcome = run(sandbox, code, stdin=b"a b\n")
+def test_a_program_finds_what_it_would_in_a_bare_interpreter(shared: Sandbox, code: str, stdout: bytes) -> None:
+    outcome = run(shared, code, stdin=b"a b\n")
     assert outcome.stdout == stdout, outcome.stderr
 
 
@@ -132,15 +142,15 @@ def test_a_program_finds_what_it_would_in_a_bare_interpreter(sandbox: Sandbox, c
         ("import ctypes\nctypes.string_at(1)", "signal", None, signal.SIGSEGV),
     ],
 )
-def test_how_a_program_ended(sandbox: Sandbox, code: str, how: str, exit_code: int | None, number: int | None) -> None:
-    exit = run(sandbox, code).candidate
+def test_how_a_program_ended(shared: Sandbox, code: str, how: str, exit_code: int | None, number: int | None) -> None:
+    exit = run(shared, code).candidate
     assert (exit.how, exit.code, exit.signal) == (how, exit_code, number)
 
 
-def test_output_is_cut_and_the_end_of_errors_kept(sandbox: Sandbox) -> None:
+def test_output_is_cut_and_the_end_of_errors_kept(shared: Sandbox) -> None:
     limits = Limits(cpu_seconds=5, wall_seconds=30, output_bytes=1000)
     outcome = run(
-        sandbox,
+        shared,
         "import sys, time\nsys.stderr.write('a' * 5000 + 'b' * 1999 + '\\n')\ntime.sleep(0.2)\nprint('x' * 5000)",
         limits=limits,
     )
@@ -149,30 +159,46 @@ def test_output_is_cut_and_the_end_of_errors_kept(sandbox: Sandbox) -> None:
     assert outcome.stderr == b"a" * 2096 + b"b" * 1999 + b"\n"
 
 
-def test_what_a_judge_wrote_before_its_time_was_over_stays(sandbox: Sandbox) -> None:
+def test_what_a_judge_wrote_before_its_time_was_over_stays(shared: Sandbox) -> None:
     limits = Limits(cpu_seconds=5, wall_seconds=0.5)
-    outcome = run(sandbox, "pipe.read()", "pipe.give_verdict(b'1')\nimport time\ntime.sleep(60)", limits=limits)
+    outcome = run(shared, "pipe.read()", "pipe.give_verdict(b'1')\nimport time\ntime.sleep(60)", limits=limits)
     assert outcome.verdict == b"1"
     assert outcome.judge is not None
     assert (outcome.candidate.how, outcome.judge.how) == ("wall", "wall")
     assert outcome.wall_seconds < 0.5 + 0.25 + 2.5
 
 
-def test_a_judge_hears_of_its_candidates_end(sandbox: Sandbox) -> None:
+def test_a_judge_hears_of_its_candidates_end(shared: Sandbox) -> None:
     limits = Limits(cpu_seconds=0.3, wall_seconds=30)
     judge = "pipe.read()\npipe.give_verdict(b'it ended')"
-    outcome = run(sandbox, "while True: pass", judge, limits=limits)
+    outcome = run(shared, "while True: pass", judge, limits=limits)
     assert (outcome.verdict, outcome.candidate.how) == (b"it ended", "cpu")
 
 
-def test_a_judge_is_jailed_too(sandbox: Sandbox) -> None:
+def test_a_judge_is_jailed_too(shared: Sandbox) -> None:
     judge = """
 import os, socket
 for attempt in (os.fork, lambda: os.listdir("/"), socket.socket, lambda: os.kill(-1, 9)):
     try: attempt(); pipe.give_verdict(b"escaped")
     except OSError: pipe.give_verdict(b".")
 """
-    assert run(sandbox, "", judge).verdict == b"...."
+    assert run(shared, "", judge).verdict == b"...."
+
+
+def test_what_the_kernel_says_of_a_jailed_process(sandbox: Sandbox) -> None:
+    zygote = zygote_of(sandbox)
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(run, sandbox, "import time\ntime.sleep(1.5)", "import time\ntime.sleep(1.5)")
+        time.sleep(0.7)
+        processes = [Path(f"/proc/{pid}/status").read_text() for pid in session(zygote)]
+        job.result(timeout=60)
+    jailed = [dict(line.split(":\t", 1) for line in text.splitlines()) for text in processes if "Seccomp:\t2" in text]
+    assert len(jailed) == 2
+    for status in jailed:
+        assert status["NoNewPrivs"] == "1"
+        assert {status[f"Cap{kind}"] for kind in ("Inh", "Prm", "Eff", "Amb")} == {"0" * 16}
+        assert ("0" in status["Uid"].split()) is False
+        assert len(status["NSpid"].split()) == (2 if sandbox.level == "namespaces" else 1)
 
 
 def test_two_zygotes_hash_alike(level: Level) -> None:
@@ -184,9 +210,9 @@ def test_two_zygotes_hash_alike(level: Level) -> None:
     assert hashes != {b""}
 
 
-def test_many_threads_at_once(sandbox: Sandbox) -> None:
+def test_many_threads_at_once(shared: Sandbox) -> None:
     with ThreadPoolExecutor(16) as pool:
-        outcomes = list(pool.map(lambda n: run(sandbox, f"print({n} ** 2)").stdout, range(40)))
+        outcomes = list(pool.map(lambda n: run(shared, f"print({n} ** 2)").stdout, range(40)))
     assert outcomes == [f"{n**2}\n".encode() for n in range(40)]
 
 
@@ -273,20 +299,20 @@ def test_a_zygote_outlives_the_thread_that_started_it(level: Level) -> None:
         assert zygote_of(sandbox) == first
 
 
-def test_a_fork_of_the_trainer_has_a_zygote_of_its_own(sandbox: Sandbox) -> None:
+def test_a_fork_of_the_trainer_has_a_zygote_of_its_own(shared: Sandbox) -> None:
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            stdout = run(sandbox, "print(2)").stdout
-            os.write(writer, stdout if zygote_of(sandbox) != 0 else b"")
+            stdout = run(shared, "print(2)").stdout
+            os.write(writer, stdout if zygote_of(shared) != 0 else b"")
         finally:
             os._exit(0)
     assert os.waitpid(pid, 0)[1] == 0
     assert os.read(reader, 100) == b"2\n"
     os.close(reader)
     os.close(writer)
-    assert run(sandbox, "print(3)").stdout == b"3\n"
+    assert run(shared, "print(3)").stdout == b"3\n"
 
 
 def test_closing_ends_all(level: Level) -> None:
@@ -315,6 +341,30 @@ def test_without_isolation_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
         Sandbox()
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make itself a poorer root")
+@pytest.mark.parametrize(
+    ("poorer", "level"),
+    [
+        ("setpriv --bounding-set=-all --inh-caps=-all", "landlock"),
+        ('unshare -Urm sh -c \'echo 0 > /proc/sys/user/max_user_namespaces && exec "$0" "$@"\'', "namespaces"),
+    ],
+    ids=["root without capabilities", "root where user namespaces are refused"],
+)
+def test_what_is_chosen_where_less_is_granted(poorer: str, level: str) -> None:
+    if shutil.which("setpriv") is None or shutil.which("unshare") is None or probe() != Probe("", ""):
+        pytest.skip("this machine has no setpriv or unshare, or not both levels to begin with")
+    code = f"""
+from gruppo.rewards.sandbox import *
+with Sandbox() as sandbox:
+    job = Job(Program({ENTRY!r}, b"import os; print(len(os.listdir('/')))"), Limits(cpu_seconds=9, wall_seconds=60))
+    print(sandbox.level, sandbox.run(job).candidate.how)
+"""
+    command = f"{poorer} {sys.executable} -c"
+    done = subprocess.run([*shlex.split(command), code], capture_output=True, text=True, timeout=120)
+    assert done.stdout == f"{level} error\n", done.stderr
+
+
 def test_a_probe_in_words() -> None:
     assert str(Probe(namespaces="", landlock="old kernel")) == "namespaces (landlock: old kernel)"
     assert (
@@ -329,7 +379,7 @@ def test_the_filter_of_each_architecture() -> None:
         seccomp.filter_program("riscv64")
 
 
-SIZES = {"x86_64": 192, "aarch64": 168}
+SIZES = {"x86_64": 198, "aarch64": 174}
 
 
 @pytest.mark.slow

@@ -70,6 +70,8 @@ class Process:
             how = self.ended_for
         elif code == -signal.SIGXCPU or (code < 0 and self.cpu_used >= self.cpu_limit):
             how = "cpu"
+        elif code == -signal.SIGKILL:
+            how = "memory"  # by the kernel, which has no other reason to
         return {
             "how": how,
             "code": code if code >= 0 else None,

@@ -66,7 +66,7 @@ def enter(level: str) -> Walls:
         Path("/proc/self/oom_score_adj").write_text("1000")
     user, rules = _unused_user() if os.geteuid() == 0 else None, None
     if level == "namespaces":
-        user = namespaces.enter(_LIBC, user or 0)
+        user = namespaces.enter(_LIBC, user)
     elif level == "landlock":
         rules = landlock.rules(_LIBC)
     for capability in range(64):  # nothing is ever executed from here on, so failing to is no loss
@@ -112,8 +112,11 @@ def die_with_parent(parent: int) -> None:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU seconds of a process of ours, ended or not, all its threads together."""
-    return time.clock_gettime((~pid << 3) | 2)
+    """CPU seconds of a process of ours; 0 where the kernel won't say, and then its own limit of whole seconds holds."""
+    try:
+        return time.clock_gettime((~pid << 3) | 2)
+    except OSError:
+        return 0.0
 
 
 def _limit_resources(cpu_seconds: float, address_space: int) -> None:
@@ -155,9 +158,18 @@ def _drop_capabilities() -> None:
 
 
 def _unused_user() -> int | None:
-    """A user id that no account has."""
+    """A user id that no account has and that this process can change to, tried out in a process of its own; or None."""
     taken = {account.pw_uid for account in pwd.getpwall()}
-    return next(user for user in range(_FIRST_UNUSED_USER, 65_000) if user not in taken)
+    user = next(user for user in range(_FIRST_UNUSED_USER, 65_000) if user not in taken)
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            _become(user)
+            code = 0
+        finally:
+            os._exit(code)
+    return user if os.waitpid(pid, 0)[1] == 0 else None
 
 
 def _prctl(option: int, value: int) -> None:

@@ -21,7 +21,7 @@ _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _CLONE = {"x86_64": 56, "aarch64": 220}
 
 
-def enter(libc: ctypes.CDLL, unused: int) -> int | None:
+def enter(libc: ctypes.CDLL, unused: int | None) -> int | None:
     """Enter all but the process namespace; the user that the jailed are to become, where there is a choice.
 
     Raises:
@@ -68,7 +68,7 @@ def fork() -> int:
     return pid
 
 
-def _enter_user_namespace(libc: ctypes.CDLL, unused: int) -> int | None:
+def _enter_user_namespace(libc: ctypes.CDLL, unused: int | None) -> int | None:
     """As root map 0 and an unused user, else only oneself, to 0."""
     uid, gid = os.geteuid(), os.getegid()
     if uid != 0:
@@ -91,7 +91,9 @@ def _map_oneself(uid: int, gid: int) -> None:
     Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
 
 
-def _map_two(process: int, unused: int) -> None:
+def _map_two(process: int, unused: int | None) -> None:
+    if unused is None:
+        raise OSError("no other user to be had")
     for name in ("uid_map", "gid_map"):
         Path(f"/proc/{process}/{name}").write_text(f"0 0 1\n1 {unused} 1")
 

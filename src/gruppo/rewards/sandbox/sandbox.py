@@ -14,7 +14,7 @@ from gruppo.rewards.sandbox.client import Zygote, exchange
 from gruppo.rewards.sandbox.job import Job, Level, Outcome
 from gruppo.rewards.sandbox.probe import BEST_FIRST, start
 
-_ATTEMPTS = 5
+_ATTEMPTS = 3
 
 
 class Sandbox:

@@ -39,6 +39,7 @@ _FREE: dict[str, tuple[int | None, int | None]] = {
 # name: numbers, and for each argument that matters (position, bits to look at, values allowed)
 _NARROWED: dict[str, tuple[tuple[int, int], list[tuple[int, int, tuple[int, ...]]]]] = {
     "fcntl": ((72, 25), [(1, 0xFFFFFFFF, (0, 1, 2, 3, 4, 1030))]),  # duplicates and flags; no owner, no locks, no sizes
+    "close_range": ((436, 436), [(2, 0xFFFFFFFF, (0,))]),
     "clock_gettime": ((228, 113), [(0, 0xFFFFFFFF, tuple(range(12)))]),
     "futex": ((202, 98), [(1, 0xFFFFFFFF & ~(128 | 256), (0, 1, 9, 10))]),
     "prlimit64": ((302, 261), [(0, 0xFFFFFFFF, (0,)), (2, 0xFFFFFFFF, (0,)), (2, 0xFFFFFFFF << 32, (0,))]),

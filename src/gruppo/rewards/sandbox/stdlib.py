@@ -19,20 +19,16 @@ from pathlib import Path
 from types import CodeType, ModuleType
 
 _LOADED = """
-    __future__ abc argparse array ast atexit base64 binascii bisect builtins bz2 calendar cmath codecs collections
-    collections.abc colorsys configparser contextlib copy copyreg csv ctypes dataclasses datetime decimal difflib dis
-    doctest encodings.ascii encodings.idna encodings.latin_1 encodings.utf_16 encodings.utf_8_sig enum errno fnmatch
-    fractions functools gc getpass glob graphlib hashlib heapq hmac html inspect io itertools json keyword linecache
-    locale logging lzma marshal math mmap numbers operator os os.path pathlib pickle platform pprint queue random re
-    reprlib resource secrets select shutil signal socket stat statistics string struct subprocess sys tempfile
-    textwrap threading time timeit token tokenize traceback types typing unicodedata unittest uuid warnings weakref
-    xml.etree.ElementTree zlib zoneinfo
+    array ast atexit base64 binascii bisect bz2 calendar cmath codecs collections collections.abc contextlib copy
+    copyreg csv ctypes dataclasses datetime decimal encodings.ascii encodings.latin_1 enum errno fractions functools gc
+    hashlib heapq inspect io itertools json keyword linecache lzma marshal math mmap numbers operator os os.path pathlib
+    pickle platform pprint queue random re reprlib resource select signal socket stat statistics string struct sys
+    textwrap threading time timeit token tokenize traceback types typing unicodedata warnings weakref zlib
 """
 _EXTENSIONS = """
-    _asyncio _bisect _codecs_cn _codecs_hk _codecs_iso2022 _codecs_jp _codecs_kr _codecs_tw _contextvars _csv
-    _datetime _decimal _elementtree _heapq _interpreters _json _lsprof _multibytecodec _multiprocessing _pickle
-    _posixshmem _posixsubprocess _queue _random _socket _statistics _struct _uuid _zoneinfo audioop fcntl grp pyexpat
-    syslog termios
+    _bisect _codecs_cn _codecs_hk _codecs_iso2022 _codecs_jp _codecs_kr _codecs_tw _contextvars _csv _datetime _decimal
+    _elementtree _heapq _interpreters _json _lsprof _multibytecodec _multiprocessing _pickle _posixshmem
+    _posixsubprocess _queue _random _socket _statistics _struct _uuid _zoneinfo audioop fcntl grp pyexpat syslog termios
 """
 _LEFT_OUT = {
     "site-packages", "dist-packages", "test", "tests", "idlelib", "tkinter", "turtledemo", "lib2to3", "ensurepip",

@@ -19,6 +19,7 @@ import select
 import signal
 import socket
 import sys
+import time
 import traceback
 from importlib.util import find_spec
 
@@ -27,6 +28,7 @@ from gruppo.rewards.sandbox import guard, jail, stdlib
 ENTRY_MODULES = tuple(f"gruppo.rewards.sandbox.{name}" for name in ("bare", "check", "candidate", "judge", "script"))
 """Modules whose functions may be a program's entry."""
 _LOOK_EVERY = 1.0
+_BREATH = 0.2
 
 
 def main(descriptor: int, level: str) -> None:
@@ -41,6 +43,15 @@ def main(descriptor: int, level: str) -> None:
         return
     control.sendall(b"R")
     _serve(control, trainer, walls)
+
+
+def _fork() -> int:
+    """Fork; where the machine is out of processes or memory just now, -1: the trainer hands the job in again."""
+    try:
+        return os.fork()
+    except OSError:
+        time.sleep(_BREATH)
+        return -1
 
 
 def _in_a_line(error: Exception) -> bytes:
@@ -70,7 +81,8 @@ def _serve(control: socket.socket, trainer: int, walls: jail.Walls) -> None:
         if not data:
             return
         link = socket.socket(fileno=descriptors[0])
-        if os.fork() == 0:
+        pid = _fork()
+        if pid == 0:
             try:
                 control.close()
                 jail.die_with_parent(me)
