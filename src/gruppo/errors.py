@@ -5,6 +5,7 @@ GruppoError
 ├── DataError        a data file, a row, a column
 ├── ModelError       a model folder or hub name, its tokenizer, its chat template
 ├── RewardError      a reward function: not found, or it returned what is no reward
+├── SandboxError     no isolation to be had for programs written by a model, or its processes don't live
 ├── RunFolderError   the output folder: in use, read-only, or another config's
 ├── EngineError      the engine that samples
 └── TrainingError    the numbers of a run went wrong: not finite, nothing to learn from
@@ -32,6 +33,10 @@ class ModelError(GruppoError):
 
 class RewardError(GruppoError):
     """A reward function can't be found, or broke its contract."""
+
+
+class SandboxError(GruppoError):
+    """Programs written by a model can't be run in isolation here."""
 
 
 class RunFolderError(GruppoError):
