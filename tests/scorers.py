@@ -12,7 +12,12 @@ class AtOnce:
         raise NotImplementedError
 
     def submit(
-        self, problem: Problem, texts: Sequence[str], truncated: Sequence[bool], lengths: Sequence[int]
+        self,
+        problem: Problem,
+        texts: Sequence[str],
+        truncated: Sequence[bool],
+        lengths: Sequence[int],
+        token_ids: Sequence[Sequence[int]] | None = None,
     ) -> Callable[[], list[Score]]:
         scores = self.score(problem, texts, truncated, lengths)
         return lambda: scores

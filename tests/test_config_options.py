@@ -53,7 +53,7 @@ def test_the_list_is_frozen_and_short() -> None:
 REWARD = "name weight full_scale data gate time_limit on_error isolation"
 REWARDS_OWN = {
     "math": "strict tolerance",
-    "code": "score test_seconds seconds memory_mb",
+    "code": "score test_seconds memory_mb",
     "format": "pattern tags json_schema opened",
     "overlong": "buffer",
     "model": "path url device offload precision max_length squash normalize",
@@ -64,6 +64,7 @@ REWARDS_OWN = {
     "keywords": "",
     "qa": "mode levels partial_at",
     "logic": "",
+    "reasoning_gym": "partial strict",
 }
 """What a built-in reward asks for besides: the keyword options of its function, and no words of the config
 (docs/decisions/0008)."""

@@ -9,10 +9,10 @@ import pytest
 
 from gruppo.config.schema import RewardConfig
 from gruppo.errors import RewardError
-from gruppo.rewards.binding import Completions, bind, function_name, log_nothing
-from gruppo.rewards.calling import evaluate
+from gruppo.rewards.binding import function_name, log_nothing
+from gruppo.rewards.building import build_rubric
 from gruppo.rewards.loading import load_function
-from gruppo.rewards.rubric import build_rubric
+from gruppo.rewards.rubric import Reward, Rubric
 from gruppo.types import Problem
 
 QUESTION = Problem("f.jsonl:1", "1/4+1/4?", "\\frac{1}{2}", {"question": "1/4+1/4?", "Level": 3})
@@ -28,9 +28,9 @@ IDS = [[1, 2, 3, 4], [5, 5, 5, 5, 5, 5, 5, 5, 5]]
 
 
 def values(function: Any, problem: Problem = QUESTION, texts: list[str] = TEXTS) -> list[float | None]:
-    group = Completions(texts, [False, True], [4, 9], IDS)
-    found = evaluate(bind("r", function), problem, group)
-    return [None if value is None else round(value.value, 9) for value in found]
+    scores = Rubric([Reward("r", function)]).score(problem, texts, [False, True], [4, 9], IDS)
+    found = [score.parts["r"] for score in scores]
+    return [None if value is None else round(value, 9) for value in found]
 
 
 def trl(name: str) -> Any:
@@ -132,7 +132,7 @@ def test_functions_in_trls_style(function: Any, problem: Problem, expected: list
 
 def test_without_tokens_a_function_of_tokens_is_refused_by_name() -> None:
     with pytest.raises(RewardError, match=r"reward 'r' .* wants the parameter 'completion_ids'"):
-        evaluate(bind("r", Wrapped()), QUESTION, Completions(TEXTS, [False, True], [4, 9]))
+        Rubric([Reward("r", Wrapped())]).score(QUESTION, TEXTS, [False, True], [4, 9])
 
 
 def math_style(generated, ground_truth):

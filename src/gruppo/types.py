@@ -154,10 +154,15 @@ class Scorer(Protocol):
     """What collecting and evaluating need of a rubric."""
 
     def submit(
-        self, problem: Problem, texts: Sequence[str], truncated: Sequence[bool], lengths: Sequence[int]
+        self,
+        problem: Problem,
+        texts: Sequence[str],
+        truncated: Sequence[bool],
+        lengths: Sequence[int],
+        token_ids: Sequence[Sequence[int]] | None = None,
     ) -> Callable[[], list[Score]]:
-        """Begin to score a group: its texts, whether each was cut off, its length in tokens. What it gives waits
-        for the scores, in order."""
+        """Begin to score a group: its texts, whether each was cut off, its length in tokens, the tokens themselves.
+        What it gives waits for the scores, in order."""
         ...
 
     def notes(self) -> list[str]:

@@ -67,9 +67,7 @@ class CodeReward(RewardConfig):
     score: Literal["share", "all", "first_failure"] = "share"
     """Share of the tests passed, all or nothing, or the share before the first failure."""
     test_seconds: float = Field(default=2.0, gt=0, le=600)
-    """CPU seconds for one test."""
-    seconds: float = Field(default=10.0, gt=0, le=3600)
-    """CPU seconds for all tests of a program."""
+    """CPU seconds for one test; time_limit is for all tests of a program."""
     memory_mb: int = Field(default=512, ge=16)
     """MiB that a program may take."""
 
@@ -205,6 +203,16 @@ class LogicReward(RewardConfig):
     name: str = "logic"
 
 
+class ReasoningGymReward(RewardConfig):
+    """The verifier of the reasoning-gym task that the problem is from."""
+
+    name: str = "reasoning_gym"
+    partial: bool = True
+    """Whether an answer that is nearly right gets a part, or nothing."""
+    strict: bool = False
+    """Only an answer in the demanded form counts."""
+
+
 REWARDS: dict[str, type[RewardConfig]] = {
     str(section.model_fields["name"].default): section
     for section in (
@@ -220,6 +228,7 @@ REWARDS: dict[str, type[RewardConfig]] = {
         KeywordsReward,
         QAReward,
         LogicReward,
+        ReasoningGymReward,
     )
 }
 """The built-in rewards by name."""

@@ -21,6 +21,7 @@ from gruppo.evaluation.evaluate import Evaluation, Label, compare
 from gruppo.evaluation.explain import learnt
 from gruppo.evaluation.statistics import Estimate
 from gruppo.launch.build import RewardFunction, Workbench, check_packages, is_model_folder
+from gruppo.launch.rewards import sandboxes, with_default_rewards
 from gruppo.monitor.progress import SilentProgress, make_progress
 from gruppo.monitor.report import write_report
 from gruppo.monitor.run_folder import RunFolder
@@ -82,6 +83,7 @@ def run(
     functions = _named(rewards)
     config = _with_functions(config, functions)
     check_packages(config)
+    config = with_default_rewards(config, config.data_paths, config, observer.note)
     with (
         RunFolder.open(config.output_dir, config.model_dump(mode="json")) as folder,
         WorkerPool(log=folder.path / "rewards.log") as pool,
@@ -150,6 +152,9 @@ class _Pipeline:
         else:
             for line in advise(self._config):
                 self._observer.note(f"warning: {line}")
+            for line, described in sandboxes(self._config):
+                self._observer.note(line)
+                self._folder.describe({"sandbox": described})
         finished = self._sft()
         if finished and "grpo" in self._stages:
             finished = self._grpo()
@@ -349,9 +354,11 @@ def evaluate(
         observer: who is told of progress; None: nobody.
     """
     functions = _named(rewards)
+    observer = observer or SilentProgress()
     plain = _with_functions(config, functions).model_copy(update=PLAIN)
+    plain = with_default_rewards(plain, settings.data, settings, observer.note)
     with WorkerPool() as pool:
-        bench = Workbench(plain, config.model, functions, observer or SilentProgress(), pool)
+        bench = Workbench(plain, config.model, functions, observer, pool)
         room = settings.max_completion_length or config.max_completion_length
         problems = bench.problems(settings.data, settings, "test", room)
         if not problems:

@@ -100,6 +100,11 @@ class RunFolder:
         text = yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True)
         files.write_atomic(self.path / "config.yaml", text)
 
+    def describe(self, facts: Mapping[str, Any]) -> None:
+        """Add to environment.json what was found out about the machine."""
+        path = self.path / "environment.json"
+        files.write_json(path, {**files.read_json(path), **facts})
+
     def _has_results(self) -> bool:
         """Whether anything was computed: until then a mistake in the config may be mended in the same folder."""
         return any((self.path / name).exists() for name in _RESULTS)

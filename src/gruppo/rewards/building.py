@@ -10,6 +10,7 @@ from typing import Any
 
 from gruppo.config.rewards import (
     REWARDS,
+    CodeReward,
     FormatReward,
     ModelReward,
     OverlongReward,
@@ -18,10 +19,12 @@ from gruppo.config.rewards import (
 )
 from gruppo.errors import RewardError, nearest
 from gruppo.rewards.binding import function_name
+from gruppo.rewards.code import default_sandbox
 from gruppo.rewards.dispatch import Place, is_async
 from gruppo.rewards.format import demands
 from gruppo.rewards.loading import load_function
 from gruppo.rewards.rubric import TIME_LIMIT, Reward, Rubric
+from gruppo.rewards.sandbox.sandbox import Sandbox
 from gruppo.rewards.workers import Portable, WorkerPool, by_value
 
 
@@ -55,6 +58,8 @@ BUILT_IN: dict[str, BuiltIn] = {
     "keywords": BuiltIn("text:keywords_reward"),
     "qa": BuiltIn("qa:qa_reward"),
     "logic": BuiltIn("logic:logic_reward"),
+    "code": BuiltIn("code:code_reward", "thread"),
+    "reasoning_gym": BuiltIn("reasoning_gym:reasoning_gym_reward", "process"),
 }
 """The built-in rewards by the names of `gruppo.config.rewards.REWARDS`."""
 
@@ -137,11 +142,23 @@ def _built_in(config: RewardConfig, max_completion_length: int) -> Callable[...,
             return function(**options)
         case FormatReward(pattern=pattern, tags=tags, json_schema=schema, opened=opened):
             demands(pattern, tags, schema, opened)
+        case CodeReward():
+            options["seconds"] = config.time_limit or TIME_LIMIT
+            options["sandbox"] = sandbox_of(config)
         case ReflectionReward(phrases=()):
             del options["phrases"]
         case _:
             pass
     return partial(function, **options)
+
+
+def sandbox_of(config: CodeReward) -> Sandbox:
+    """The sandbox that the process shares; without walls where there are none and the config says so.
+
+    Raises:
+        SandboxError: there are no walls to be had here, and the config doesn't say that it does without.
+    """
+    return default_sandbox(unsafe=config.isolation == "unsafe")
 
 
 def _home(reference: str) -> Callable[..., Any]:

@@ -15,6 +15,7 @@ How it differs from running program and tests in one interpreter:
 """
 
 import atexit
+import functools
 import json
 import re
 import threading
@@ -49,7 +50,6 @@ _ENDS = {
     "killed": "it was ended",
 }
 _lock = threading.Lock()
-_shared_sandbox: Sandbox | None = None
 
 
 @dataclass(frozen=True)
@@ -105,14 +105,24 @@ def code_reward(
     return _result(_run_judged(source, wanted, room, limits, test_seconds, entry_point, prompt), score, how)
 
 
-def default_sandbox() -> Sandbox:
-    """The sandbox that this process shares, started at the first call and closed at exit."""
-    global _shared_sandbox
+def default_sandbox(unsafe: bool = False) -> Sandbox:
+    """The sandbox that this process shares, started at the first call and closed at exit.
+
+    Args:
+        unsafe: where this machine has no walls, do without: programs may then do what the account may do.
+
+    Raises:
+        SandboxError: there are no walls to be had here.
+    """
     with _lock:
-        if _shared_sandbox is None:
-            _shared_sandbox = Sandbox()
-            atexit.register(_shared_sandbox.close)
-        return _shared_sandbox
+        return _shared(unsafe)
+
+
+@functools.cache
+def _shared(unsafe: bool) -> Sandbox:
+    sandbox = Sandbox(unsafe=unsafe)
+    atexit.register(sandbox.close)
+    return sandbox
 
 
 def _wall(cpu_seconds: float) -> float:

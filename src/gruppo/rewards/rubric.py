@@ -111,7 +111,7 @@ class Rubric:
             meant = [problem for problem in problems if reward.is_for(problem)]
             applicable = [problem for problem in meant if bound.applies(problem)]
             for problem in applicable:
-                bound.arguments(problem, Completions([""], [False], [0]))
+                bound.arguments(problem, Completions([""], [False], [0], [[]]))
             if meant and not applicable:
                 raise RewardError(
                     f"reward '{bound.name}' ({bound.place}) needs the answer, and none of the "
@@ -125,7 +125,12 @@ class Rubric:
                 )
 
     def score(
-        self, problem: Problem, texts: Sequence[str], truncated: Sequence[bool], lengths: Sequence[int]
+        self,
+        problem: Problem,
+        texts: Sequence[str],
+        truncated: Sequence[bool],
+        lengths: Sequence[int],
+        token_ids: Sequence[Sequence[int]] | None = None,
     ) -> list[Score]:
         """One score per text, in order. Raises as what `submit` gives does.
 
@@ -134,11 +139,17 @@ class Rubric:
             texts: one per completion.
             truncated: whether the length limit ended it.
             lengths: tokens.
+            token_ids: the tokens, where they are at hand: for rewards that ask for `completion_ids`.
         """
-        return self.submit(problem, texts, truncated, lengths)()
+        return self.submit(problem, texts, truncated, lengths, token_ids)()
 
     def submit(
-        self, problem: Problem, texts: Sequence[str], truncated: Sequence[bool], lengths: Sequence[int]
+        self,
+        problem: Problem,
+        texts: Sequence[str],
+        truncated: Sequence[bool],
+        lengths: Sequence[int],
+        token_ids: Sequence[Sequence[int]] | None = None,
     ) -> Callable[[], list[Score]]:
         """Begin to score a group; what it gives waits for the scores. Arguments as for `score`.
 
@@ -146,7 +157,7 @@ class Rubric:
             RewardError: here or from what it gives: a function can't be bound or loaded, returns the wrong number of
                 values, fails where its policy is to stop, or fails too often.
         """
-        group = Completions(texts, truncated, lengths)
+        group = Completions(texts, truncated, lengths, token_ids)
         nothing: list[Outcome] = [None] * len(texts)
         pending = [
             dispatch.begin(problem, group) if reward.is_for(problem) else lambda: nothing

@@ -140,7 +140,8 @@ class Collector:
     def _scoring(self, problem: Problem, members: Sequence[Completion]) -> Callable[[], Group]:
         """Begin to score a group; what it gives waits for it."""
         ordered = sorted(members, key=lambda completion: completion.sample)
-        texts = [self.decoder.decode(completion.token_ids.tolist()) for completion in ordered]
+        token_ids = [completion.token_ids.tolist() for completion in ordered]
+        texts = [self.decoder.decode(ids) for ids in token_ids]
         truncated, lengths = [completion.truncated for completion in ordered], list(map(len, ordered))
-        scores = self.scorer.submit(problem, texts, truncated, lengths)
+        scores = self.scorer.submit(problem, texts, truncated, lengths, token_ids)
         return lambda: Group(problem, tuple(map(Rollout, ordered, texts, scores())))
