@@ -113,6 +113,7 @@ def start(seed: int, steps: int, out: Path) -> Config:
         prompts_per_step=32,
         group_size=8,
         max_completion_length=48,
+        rewards=({"name": "math", "strict": True},),
         learning_rate=5e-4,
         adam_beta2=0.95,
         warmup_steps=3,

@@ -89,6 +89,7 @@ def start(data: Path, out: Path, steps: int) -> Config:
         prompts_per_step=16,
         group_size=8,
         max_completion_length=320,
+        rewards=({"name": "math", "strict": True},),
         learning_rate=5e-4,
         adam_beta2=0.95,
         warmup_steps=3,

@@ -50,6 +50,7 @@ def config(out: Path, settings: Settings, grpo_steps: int, samples: int) -> grup
         prompts_per_step=64,
         group_size=8,
         max_completion_length=100,
+        rewards=({"name": "math", "strict": True},),
         learning_rate=2e-4,
         adam_beta2=0.95,
         warmup_ratio=0.05,

@@ -64,7 +64,7 @@ def _parameters(reward: str) -> str:
         (
             "mth",
             "rewards: no built-in reward 'mth', only math, code, format, overlong, model, length, language, "
-            "repetition, reflection, keywords, qa, logic. Did you mean 'math'? Your own is "
+            "repetition, reflection, keywords, qa, logic, reasoning_gym. Did you mean 'math'? Your own is "
             "file.py:function or module:function.",
         ),
         (

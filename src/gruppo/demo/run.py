@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from gruppo.config.rewards import MathReward
 from gruppo.config.schema import Config, EvalConfig, SFTConfig
 from gruppo.demo.model import build_model
 from gruppo.demo.task import held_out_problems, is_worked, sft_examples, training_problems
@@ -37,6 +38,7 @@ def demo_config(seed: int, out: Path) -> Config:
         prompts_per_step=PROMPTS_PER_STEP,
         group_size=8,
         max_completion_length=48,
+        rewards=(MathReward(strict=True),),
         learning_rate=5e-4,
         adam_beta2=0.95,
         warmup_ratio=0.03,

@@ -23,9 +23,10 @@ from gruppo.rewards.code import default_sandbox
 from gruppo.rewards.dispatch import Place, is_async
 from gruppo.rewards.format import demands
 from gruppo.rewards.loading import load_function
+from gruppo.rewards.process import Portable
 from gruppo.rewards.rubric import TIME_LIMIT, Reward, Rubric
 from gruppo.rewards.sandbox.sandbox import Sandbox
-from gruppo.rewards.workers import Portable, WorkerPool, by_value
+from gruppo.rewards.workers import WorkerPool, by_value
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ from typing import Any, Literal
 from gruppo.rewards.binding import BoundFunction, Call, Completions, underlying
 from gruppo.rewards.calling import outcomes
 from gruppo.rewards.outcomes import Outcome
-from gruppo.rewards.workers import Portable, WorkerPool, by_value
+from gruppo.rewards.process import Portable
+from gruppo.rewards.workers import WorkerPool, by_value
 from gruppo.types import Problem
 
 Place = Literal["here", "thread", "process"]

@@ -19,8 +19,9 @@ from gruppo.rewards.binding import BoundFunction, Completions, bind
 from gruppo.rewards.dispatch import Dispatch, Place
 from gruppo.rewards.mixing import gated, normalize_group
 from gruppo.rewards.outcomes import Failure, Outcome
+from gruppo.rewards.process import Portable
 from gruppo.rewards.result import RewardResult
-from gruppo.rewards.workers import Portable, WorkerPool
+from gruppo.rewards.workers import WorkerPool
 from gruppo.types import PASS_SHARE, Problem, Score
 
 ErrorPolicy = Literal["zero", "skip", "stop"]

@@ -62,23 +62,20 @@ class _Log(io.TextIOBase):
     """Printed text, up to a limit, into a file that several workers append to."""
 
     def __init__(self, path: str | None) -> None:
-        self._file = open(path, "a", encoding="utf-8", errors="replace", buffering=1) if path else None  # noqa: SIM115
+        self._path = path
         self._left = _MOST_OUTPUT
 
     def writable(self) -> bool:
         return True
 
     def write(self, text: str) -> int:
-        if self._file is not None and self._left > 0:
-            self._file.write(text[: self._left])
-            self._left -= len(text)
-            if self._left <= 0:
-                self._file.write("\n[this worker has printed enough; the rest is left out]\n")
+        if self._path is not None and self._left > 0:
+            with open(self._path, "a", encoding="utf-8", errors="replace") as log:
+                log.write(text[: self._left])
+                self._left -= len(text)
+                if self._left <= 0:
+                    log.write("\n[this worker has printed enough; the rest is left out]\n")
         return len(text)
-
-    def flush(self) -> None:
-        if self._file is not None:
-            self._file.flush()
 
 
 class _Worker:
