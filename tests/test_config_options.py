@@ -62,7 +62,7 @@ REWARDS_OWN = {
     "repetition": "ngram",
     "reflection": "phrases most",
     "keywords": "",
-    "qa": "mode levels partial_at",
+    "qa": "mode levels partial_at aliases",
     "logic": "",
     "reasoning_gym": "partial strict",
 }

@@ -195,6 +195,8 @@ class QAReward(RewardConfig):
     """Values of a right, a partial and a wrong answer."""
     partial_at: float = Field(default=0.5, gt=0, le=1)
     """F1 from which an answer is partial."""
+    aliases: tuple[Strings, ...] = ()
+    """Lists of texts that mean the same, such as [United States, USA]."""
 
 
 class LogicReward(RewardConfig):
