@@ -44,6 +44,13 @@ class RewardConfig(Section):
             raise ValueError("isolation: inline is not for 'code': programs never run in the trainer")
         return self
 
+    @model_validator(mode="after")
+    def _limit_is_kept(self) -> "RewardConfig":
+        if self.time_limit is not None and self.name in UNLIMITED:
+            why = "it has limits of its own" if self.name == "model" else "it is quick by construction"
+            raise ValueError(f"time_limit: '{self.name}' takes none, {why}; leave it out")
+        return self
+
     @property
     def own_options(self) -> dict[str, Any]:
         """What the reward has besides the keys of every reward, by name."""
@@ -235,6 +242,8 @@ REWARDS: dict[str, type[RewardConfig]] = {
 }
 """The built-in rewards by name."""
 
+UNLIMITED = REWARDS.keys() - {"math", "code", "format", "reasoning_gym"}
+"""Those that no limit of time is for."""
 PUNISHING = frozenset({"overlong", "repetition"})
 """Those that are 0 at best, and so can't say that a completion passes."""
 

@@ -1,6 +1,6 @@
 """Evaluation on held-out problems: pass@1 sampled and greedy, pass@k, with intervals, and the paired comparison."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -146,6 +146,7 @@ class Evaluator:
         seed = derive_seed(self.seed, "evaluation")
         results: list[ProblemResult] = []
         lengths: list[int] = []
+        failed: list[str] = []
         truncated = 0
         if self.observer:
             self.observer.start(stage, len(self.problems))
@@ -156,11 +157,14 @@ class Evaluator:
             results += [self._result(*pair) for pair in zip(groups, greedy, strict=True)]
             completions = [rollout.completion for group in groups for rollout in group.rollouts]
             lengths += map(len, completions)
+            failed += _failures(groups)
             truncated += sum(completion.truncated for completion in completions)
             if self.observer:
                 passes = sum(result.passes for result in results) / (self.samples * len(results))
                 self.observer.step(stage, len(results), {"pass_at_1": passes})
         if self.observer:
+            if failed:
+                self.observer.note(f"{stage}: a reward failed on {len(failed)} completions, such as {failed[0]}")
             self.observer.finish(stage)
         return Evaluation(
             per_problem=tuple(results),
@@ -182,6 +186,13 @@ class Evaluator:
             labelled=len(labelled),
             labelled_passes=sum(rollout.score.passed for rollout in labelled),
         )
+
+
+def _failures(groups: Sequence[Group]) -> Iterator[str]:
+    """What went wrong in scoring, each with its problem."""
+    for group in groups:
+        for rollout in group.rollouts:
+            yield from (f"{group.problem.id}: {error}" for error in rollout.score.errors.values())
 
 
 def compare(before: Evaluation, after: Evaluation) -> dict[str, Estimate]:

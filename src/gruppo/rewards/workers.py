@@ -132,6 +132,8 @@ class WorkerPool:
         """This thread's process, started anew where there is none."""
         worker = getattr(self._local, "worker", None)
         if worker is None or worker.over:
+            if self._closed:
+                raise RewardError("the reward workers are closed")
             worker = WorkerProcess(self._log, self._memory_bytes)
             with self._lock:
                 if self._closed:
