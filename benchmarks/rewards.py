@@ -7,6 +7,7 @@ verifier/qwen_outputs_30.jsonl. The result is written to benchmarks/rewards.md.
 """
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -25,6 +26,7 @@ from gruppo.rewards import math as math_module
 from gruppo.rewards.math import math_fast, math_reward, reference_answer
 from gruppo.rewards.math_extract import is_prose
 from gruppo.rewards.math_numbers import number
+from gruppo.rewards.workers import default_pool
 
 PAGE = Path(__file__).with_name("rewards.md")
 FORMS: dict[str, Callable[[str], str]] = {
@@ -240,16 +242,24 @@ def hostile_run(count: int) -> dict[str, float]:
     cases = list(HOSTILE.values())
     for completion, gold in (*((text, gold) for text, gold in cases if len(text) > 10**6), ("\\boxed{x}", "y+1")):
         math_reward(completion, gold)  # so that what stays allocated once is not taken for a leak
-    before = descriptors(), descendants(), resident_mib()
+    before = at_rest()
     longest, right = 0.0, 0.0
     for index in range(count):
         start = time.perf_counter()
         right += math_reward(*cases[index % len(cases)])
         longest = max(longest, time.perf_counter() - start)
-    after = descriptors(), descendants(), resident_mib()
+    after = at_rest()
     names = ("descriptors", "processes", "MiB")
     left = {name: round(new - old, 1) for name, old, new in zip(names, before, after, strict=True)}
     return {"count": count, "longest s": round(longest, 2), "scored 1": right, **left}
+
+
+def at_rest() -> tuple[int, int, float]:
+    """Descriptors, processes and MiB without the worker pool; the next call makes a new one."""
+    default_pool().close()
+    gc.collect()
+    time.sleep(0.5)  # its threads see the end of their processes, and close the pipes
+    return descriptors(), descendants(), resident_mib()
 
 
 def rate(

@@ -57,6 +57,7 @@ class WorkerProcess:
         self._rest = b""
         self._runner: int | None = None
         self.usable = True
+        self._owner = os.getpid()
         self._log = log
         self._memory_bytes = memory_bytes
         command = [sys.executable, "-m", "gruppo.rewards.worker", str(requests), str(replies)]
@@ -185,8 +186,8 @@ class WorkerProcess:
         return [self._process.pid, *([self._runner] if self._runner is not None else [])]
 
     def kill(self) -> None:
-        """End the process and all that it started; take back the pipes. May be called twice, from any thread."""
-        if self.over:
+        """End the process and all that it started. May be called twice, from any thread; a fork lets it live."""
+        if self.over or self._owner != os.getpid():
             return
         self.over = True
         with contextlib.suppress(ProcessLookupError, PermissionError):

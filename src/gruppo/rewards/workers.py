@@ -10,8 +10,9 @@ Each thread of the pool owns one process, asks it, and waits with a limit. A cal
   and had no core not counted (Linux; elsewhere, wall clock of three times its seconds and five more);
 - when its process dies.
 
-The completion in hand then has a failure for an outcome, the process is killed with everything that it started, and the
-rest of the group goes to a new one. The order of outcomes is that of the calls, whatever the number of processes.
+A call whose process died is tried once more, since something else may have killed it. Then the completion in hand has a
+failure for an outcome, the process is killed with everything that it started, and the rest of the group goes to a new
+one. The order of outcomes is that of the calls, whatever the number of processes.
 """
 
 import contextlib
@@ -114,6 +115,7 @@ class WorkerPool:
 
     def _group(self, function: Portable, batch: bool, calls: Sequence[Call], count: int, seconds: float) -> "Scored":
         found: dict[int, Outcome] = {}
+        once: set[int] = set()
         began = time.perf_counter()
         while left := [index for index in range(count) if index not in found]:
             chosen = calls if batch else [calls[index] for index in left]
@@ -125,6 +127,9 @@ class WorkerPool:
             if not worker.usable:
                 self._drop(worker)
             missing = [index for index in left if index not in found]
+            if failure.kind == "crashed" and missing[0] not in once:
+                once.add(missing[0])
+                continue
             found.update(dict.fromkeys(missing if batch or function.waits else missing[:1], failure))
         return Scored([found[index] for index in range(count)], time.perf_counter() - began)
 
@@ -154,6 +159,11 @@ class WorkerPool:
         with self._lock:
             return [pid for worker in self._workers for pid in worker.pids()]
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed: it takes no more calls."""
+        return self._closed
+
     def close(self) -> None:
         """End all processes; what is in hand is given up."""
         with self._lock:
@@ -176,17 +186,28 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-_DEFAULT: WorkerPool | None = None
-_DEFAULT_LOCK = threading.Lock()
+class _Default:
+    """The pool of calls outside a run. A fork of this process has none of its threads, and starts one of its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pool: WorkerPool | None = None
+
+    def get(self) -> WorkerPool:
+        """The pool, made at the first call."""
+        with self._lock:
+            if self._pool is None or self._pool.closed:
+                self._pool = WorkerPool()
+            return self._pool
+
+
+_default = _Default()
+os.register_at_fork(after_in_child=_default.__init__)
 
 
 def default_pool() -> WorkerPool:
     """The pool of calls outside a run, made at the first; it lives as long as the process."""
-    global _DEFAULT
-    with _DEFAULT_LOCK:
-        if _DEFAULT is None:
-            _DEFAULT = WorkerPool()
-        return _DEFAULT
+    return _default.get()
 
 
 def run_limited(name: str, seconds: float, *arguments: Any, **options: Any) -> Outcome:
