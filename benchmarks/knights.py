@@ -16,6 +16,7 @@ import argparse
 import ast
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,27 @@ from gruppo.demo.tokenizer import train_tokenizer
 from gruppo.launch.pipeline import run
 from gruppo.monitor.progress import SilentProgress
 
-PEOPLE = (3, 4)
 HELD_OUT = 100
-SFT_STEPS, SFT_BATCH, SFT_SHARE_OF_4 = 600, 32, 0.1
+SFT_BATCH = 32
 SHAPE = Shape(64, 256, 3, 4, 2, 512, head_dim=32)
 SIGNS = {"and": "&", "or": "|", "->": ">", "<=>": "="}
 WORDS = {"telling-truth": "knight", "lying": "knave"}
 Statement = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the model of a benchmark is taught before GRPO."""
+
+    people: tuple[int, ...] = (3, 4)
+    """In the data's puzzles, for GRPO and the evaluation."""
+    steps: int = 600
+    share_of_4: float = 0.1
+    """Of the generated puzzles those with 4 people; the others have 3."""
+    bare_from: float = 1.0
+    """Share of the steps from which on bare answers are shown beside worked ones."""
+    bare_share: float = 0.0
+    """Of the demonstrations from there on."""
 
 
 def main() -> None:
@@ -48,7 +63,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30, help="optimizer steps of each arm")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "knights", help="where the runs go")
     arguments = parser.parse_args()
-    base = start(arguments.data, arguments.out, arguments.steps)
+    orders = Start()
+    base = start(orders, arguments.data, arguments.out, arguments.steps)
     half = arguments.steps // 2
     in_order = ({"steps": f"1-{half}", "max_difficulty": 3}, {"steps": f"{half + 1}-", "min_difficulty": 4})
     rows: list[dict[str, Any]] = []
@@ -56,19 +72,19 @@ def main() -> None:
         own = base.model_copy(update={"seed": seed, "output_dir": str(arguments.out / f"seed-{seed}" / "any")})
         (arguments.out / f"seed-{seed}").mkdir(exist_ok=True)
         for name, values in (("3 and 4 mixed", {}), ("in order: 3, then 4", {"curriculum": in_order})):
-            rows.append({"arm": name, "seed": seed, **arm(own, name, values, len(PEOPLE))})
+            rows.append({"arm": name, "seed": seed, **arm(own, name, values, len(orders.people))})
             print(f"{name}, seed {seed}: {rows[-1]['before']} -> {rows[-1]['after']}", flush=True)
     store("knights", f"python benchmarks/knights.py --data DIR --steps {arguments.steps}", rows)
     render()
 
 
-def start(data: Path, out: Path, steps: int) -> Config:
+def start(taught: Start, data: Path, out: Path, steps: int) -> Config:
     """Data and model, made once per folder, and what the arms have in common."""
     if not (out / "start-model" / "config.json").exists():
-        prepare(data, out)
+        prepare(taught, data, out)
     sft = SFTConfig(
         data=(str(out / "sft.jsonl"),),
-        steps=SFT_STEPS,
+        steps=taught.steps,
         batch_size=SFT_BATCH,
         shuffle=False,
         optimizer="muon",
@@ -102,15 +118,16 @@ def start(data: Path, out: Path, steps: int) -> Config:
     return config.model_copy(update={"model": str(made.model), "sft": None})
 
 
-def prepare(data: Path, out: Path) -> None:
+def prepare(taught: Start, data: Path, out: Path) -> None:
     """Write `sft.jsonl`, `train.jsonl`, `test.jsonl` and the untrained `start-model/`."""
     out.mkdir(parents=True, exist_ok=True)
-    tables = {people: pq.read_table(data / f"{people}ppl_train.parquet").to_pylist() for people in PEOPLE}
-    held_out = [row for people in PEOPLE for row in tables[people][:HELD_OUT]]
-    kept = [row for people in PEOPLE for row in tables[people][HELD_OUT:]]
+    tables = {people: pq.read_table(data / f"{people}ppl_train.parquet").to_pylist() for people in taught.people}
+    held_out = [row for people in taught.people for row in tables[people][:HELD_OUT]]
+    kept = [row for people in taught.people for row in tables[people][HELD_OUT:]]
     for name, rows in (("test", held_out), ("train", kept)):
         write(out / f"{name}.jsonl", [problem(row) for row in rows])
-    generated = list(demonstrations(np.random.default_rng((0, 20)), kept, {r["statements"] for r in held_out + kept}))
+    real = {row["statements"] for row in held_out + kept}
+    generated = list(demonstrations(np.random.default_rng((0, 20)), taught, kept, real))
     write(out / "sft.jsonl", generated)
     texts = (text for row in generated[:2000] for text in row.values())
     save_untrained(out / "start-model", train_tokenizer(texts, 640, 512), SHAPE, 0)
@@ -128,12 +145,15 @@ def said(quiz: str) -> str:
     return quiz.split(" You meet ")[1].removesuffix(" So who is a knight and who is a knave?")
 
 
-def demonstrations(rng: np.random.Generator, rows: list[dict[str, Any]], real: set[str]) -> Iterator[dict[str, str]]:
+def demonstrations(
+    rng: np.random.Generator, taught: Start, rows: list[dict[str, Any]], real: set[str]
+) -> Iterator[dict[str, str]]:
     """Generated puzzles in the wordings of `rows`, none with the statements of a real one."""
     names = sorted({name for row in rows for name in row["names"]})
     frames = sorted({frame for row in rows for frame in wordings(row)})
-    for _ in range(SFT_STEPS * SFT_BATCH):
-        people = 4 if rng.random() < SFT_SHARE_OF_4 else 3
+    total = taught.steps * SFT_BATCH
+    for index in range(total):
+        people = 4 if rng.random() < taught.share_of_4 else 3
         statements: tuple[Statement, ...] = ()
         while not statements or str(statements) in real or len(solutions(statements)) != 1:
             statements = tuple(draw(rng, people) for _ in range(people))
@@ -143,7 +163,10 @@ def demonstrations(rng: np.random.Generator, rows: list[dict[str, Any]], real: s
             for name, statement in zip(chosen, statements, strict=True)
         ]
         question = f"{people} inhabitants: {', '.join(chosen[:-1])}, and {chosen[-1]}. {' '.join(sentences)}"
-        yield {"question": question, "completion": worked(chosen, statements)}
+        completion = worked(chosen, statements)
+        if index > taught.bare_from * total and rng.random() > 1 - taught.bare_share:
+            completion = "#### " + completion.rsplit("#### ", 1)[1]
+        yield {"question": question, "completion": completion}
 
 
 def wordings(row: dict[str, Any]) -> Iterator[str]:

@@ -121,6 +121,7 @@ def render() -> None:
         ("variants", "Presets and disputed choices on the demo's task", variants_table),
         ("curriculum", "A curriculum of rising length against none, arithmetic", curriculum_table),
         ("knights", "Knights and knaves: 3 people first against 3 and 4 mixed", knights_table),
+        ("logic", "Knights and knaves: the numbers of the preset `logic`, one at a time", logic_table),
         ("first_run", "0.5B parameters on GSM8K: the shape of a first run", first_table),
     ):
         path = STORE / f"{name}.json"
@@ -218,6 +219,20 @@ def knights_table(rows: list[dict]) -> str:
         "of each number of people, 4 samples each. Every arm: 16 puzzles x 8 a step."
     )
     return "\n".join([*_arms(rows, ["3 people", "4 people"]), "", note])
+
+
+def logic_table(rows: list[dict]) -> str:
+    """One change at a time."""
+    lines = ["| arm | sampled pass@1 before -> after | gain | groups without signal |", "|---|---|---|---|"]
+    for row in rows:
+        (before,), (after,) = row["before"], row["after"]
+        gain = f"{after - before:+.3f}"
+        lines.append(f"| {row['arm']} | {before:.3f} -> {after:.3f} | {gain} | {row['no_signal_share']:.0%} |")
+    note = (
+        "100 held-out puzzles of 3 people, 4 samples each; 32 x 8 completions a step, the rate falling linearly to 0, "
+        "seed 0 unless said."
+    )
+    return "\n".join([*lines, "", note])
 
 
 def _arms(rows: list[dict], parts: list[str]) -> list[str]:
