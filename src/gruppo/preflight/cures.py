@@ -11,7 +11,8 @@ CURES: dict[str, str] = {
     "empty": "give a completion that says nothing less than a pass: look for an answer first.",
     "garbage": "the reward does not look at the answer: compare it with the problem's, or name as `success` a reward "
     "that does.",
-    "echoed prompt": "the question holds its answer. " + _WHOLE[0].upper() + _WHOLE[1:],
+    "echoed prompt": "the question holds its answer: ask for the answer in a marked place (`####`, a box; for math "
+    "`strict: true`). " + _WHOLE[0].upper() + _WHOLE[1:],
     "all answers": _WHOLE,
     "truncated gold": "ask for an answer in a marked place (`####`, a box) that half a completion can't have reached: "
     "`strict: true` for math.",

@@ -21,9 +21,12 @@ from gruppo.types import PASS_SHARE, Problem
 
 GOLD_SHARE = 0.02
 """Share of problems whose own gold may fail before that has to be mended."""
+LATE_SHARE = 0.01
+"""Share of a reward's calls that may take too long before that has to be mended: they count 0 in a run."""
 _OUT_EARNED_SHARE = 0.05
 _SHOWN = 5
 _WIDTH = 160
+_QUOTED = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +101,8 @@ def _scale(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(
                 "scale",
                 True,
-                f"reward '{reward.name}' is {best:g} at most, on all {len(values)} golds, and its full_scale is "
-                f"{reward.full_scale:g}: nothing passes, for a pass is {PASS_SHARE:g} of it",
+                f"reward '{reward.name}' is {best:g} for each of the {len(values)} golds tried, and its full_scale "
+                f"is {reward.full_scale:g}: nothing passes, for a pass is {PASS_SHARE:g} of it",
                 cure=f"set `full_scale: {best:g}` on it, or have the function give {reward.full_scale:g}.",
             )
 
@@ -238,11 +241,13 @@ def _failures(evidence: Evidence) -> Iterator[Finding]:
     groups: dict[tuple[str, str], list[FailedCall]] = defaultdict(list)
     for failure in evidence.failures:
         groups[failure.reward, failure.kind].append(failure)
+    stopping = {reward.name for reward in evidence.rubric.rewards if reward.on_error == "stop"}
     for (reward, kind), failed in groups.items():
-        calls = len(evidence.seconds.get(reward, ()))
+        calls = len(evidence.seconds[reward])
+        rare = kind == "timeout" and len(failed) <= LATE_SHARE * calls and reward not in stopping
         yield Finding(
             "failures",
-            True,
+            not rare,
             f"reward '{reward}': {len(failed)} of {calls} calls {_FAILED[kind]}",
             tuple(f"{one_line(one.text, _WIDTH)}; completion {_quoted(one.completion)}" for one in failed[:3]),
             CURES[kind],
@@ -305,7 +310,9 @@ def option(reward: Reward, function: object, name: str) -> Any:
 def _why(rubric: Rubric, tried: Tried) -> str:
     """What the deciding reward says of a completion."""
     name = rubric.decider(tried.problem) or rubric.success
-    said = tried.score.errors.get(name) or tried.score.reasons.get(name) or f"{name} is {tried.score.parts[name]}"
+    value = tried.score.parts[name]
+    plain = f"{name} is {'None' if value is None else f'{value:g}'}"
+    said = tried.score.errors.get(name) or tried.score.reasons.get(name) or plain
     return one_line(said, _WIDTH)
 
 
@@ -319,7 +326,13 @@ def _parts(parts: object) -> str:
 
 
 def _quoted(text: str) -> str:
-    return repr(one_line(text, 80)) if text.strip() else "an empty completion"
+    """A completion, its middle left out where it is long: what matters stands at the end, as often as not."""
+    if not text.strip():
+        return "an empty completion"
+    if len(text) <= _QUOTED:
+        return repr(one_line(text, _QUOTED))
+    head, tail = one_line(text[:_QUOTED], _QUOTED // 2), one_line(text[-_QUOTED // 2 :], _QUOTED)
+    return repr(f"{head.removesuffix('…').rstrip()} … {tail.lstrip()}")
 
 
 def _some(names: Sequence[str]) -> str:

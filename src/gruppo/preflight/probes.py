@@ -18,8 +18,9 @@ r"""Completions whose verdict is known beforehand, made from a problem and its r
 | form: ... | the right answer in other forms | either |
 
 1. What can't be made of a problem is left out: there is no truncated gold without a gold.
-2. A probe of the middle rows may pass by right: half of a worked solution may state the answer, a changed program may
-   be right. `SHARES` says how often before it counts as a hole.
+2. Some probes may pass by right: half of a worked solution may state the answer, a changed program may be correct, and
+   a question's last number (or "Simplify $2/4$." itself) may be its answer. `SHARES` says how often before it counts as
+   a hole.
 3. The answer is varied at its first number, by 1, or by more than the tolerance where one is given.
 """
 
@@ -28,11 +29,13 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Literal
 
 from gruppo.data.duplicates import ANSWERS
 from gruppo.data.gold import default_reward, gold_completion
 from gruppo.preflight.programs import off_by_one, trivial_programs, unfenced
+from gruppo.rewards.answers import normal
 from gruppo.rewards.math import reference_answer
 from gruppo.types import Problem
 
@@ -41,10 +44,17 @@ Must = Literal["pass", "fail", "either"]
 GOLD = "gold"
 FORM = "form: "
 
-SHARES = {"truncated gold": 0.05, "wrong by one": 0.05, "repeated wrong answer": 0.05, "another row's gold": 0.05}
+SHARES = {
+    "echoed prompt": 0.1,
+    "truncated gold": 0.05,
+    "wrong by one": 0.05,
+    "repeated wrong answer": 0.05,
+    "another row's gold": 0.05,
+}
 """Share of passes up to which a probe that must fail is no finding; 0 for all others."""
 
 _MOST_LISTED = 40
+_MOST_LOOKED_AT = 200
 _LONGEST_LISTED = 200
 _REPEATS = 20
 _NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+")
@@ -74,6 +84,10 @@ class Prober:
         self._golds = [gold_completion(problem) for problem in problems]
         self._kinds = [default_reward([problem]) for problem in problems]
         self._answers = [_short(problem, kind) for problem, kind in zip(problems, self._kinds)]
+        self._known: dict[str | None, dict[str, None]] = {}
+        for kind, answer in zip(self._kinds, self._answers):
+            if answer and len(answer) <= _LONGEST_LISTED:
+                self._known.setdefault(kind, {})[answer] = None
 
     def of(self, problem: Problem) -> list[Probe]:
         """The probes of one of the problems, the gold first where there is one."""
@@ -133,7 +147,7 @@ class Prober:
     def _other(self, place: int) -> int | None:
         """The next problem of this kind with a gold and another answer."""
         count = len(self._problems)
-        for step in range(1, count):
+        for step in range(1, min(count, _MOST_LOOKED_AT)):
             other = (place + step) % count
             if self._kinds[other] != self._kinds[place] or self._golds[other] in (None, self._golds[place]):
                 continue
@@ -152,12 +166,11 @@ class Prober:
             return f"{gold}\n{_ROLE.sub(_swapped, gold)}"
         if kind == "code" or own is None:
             return None
-        same = (answer for answer, other in zip(self._answers, self._kinds) if other == kind and answer)
-        known = [answer for answer in dict.fromkeys(same) if answer != own and len(answer) <= _LONGEST_LISTED]
+        known = [answer for answer in islice(self._known.get(kind, {}), _MOST_LISTED + 1) if answer != own]
         if not known:
             return None
-        middle = min(len(known), _MOST_LISTED) // 2
-        return f"The answer is {', '.join([*known[:middle], own, *known[middle:_MOST_LISTED]])}."
+        middle = len(known) // 2
+        return f"The answer is {', '.join([*known[:middle], own, *known[middle:]])}."
 
     def _forms(self, place: int, gold: str) -> Iterator[tuple[str, str]]:
         """The right answer as other prompts and data sets have it."""
@@ -196,7 +209,7 @@ def _accepted(problem: Problem, text: str) -> bool:
     """Whether a text is one of the problem's accepted answers, as far as text alone can tell."""
     answers = problem.columns.get(ANSWERS)
     texts = answers if isinstance(answers, list) else [reference_answer(problem.answer or "")]
-    return " ".join(text.casefold().split()) in {" ".join(str(answer).casefold().split()) for answer in texts}
+    return (normal(text) or text.strip()) in {normal(str(answer)) or str(answer).strip() for answer in texts}
 
 
 def _near_answer(answer: str, tolerance: float) -> str | None:
