@@ -547,7 +547,9 @@ def test_the_command_where_all_is_fine(gruppo: Callable[..., Outcome]) -> None:
     assert "  wrong by one           0 of 3 pass" in lines
     assert "two runs over 27 completions agree on all of them" in lines
     assert lines[-1] == "fine: nothing has to be mended"
-    assert "lengths are counted in words here, for want of a tokenizer" in outcome.err
+    assert (
+        "trying the rewards on 3 problems, twice, for 120 s each at most; lengths are counted in words\n" in outcome.err
+    )
 
 
 def test_the_command_on_the_row_that_fails_itself(gruppo: Callable[..., Outcome]) -> None:

@@ -7,7 +7,7 @@ from gruppo.data.problems import load_problems
 from gruppo.launch.rewards import sandboxes, with_default_rewards
 from gruppo.launch.streams import load_limits
 from gruppo.preflight.examples import read_examples
-from gruppo.preflight.reward_test import PROBLEMS, RewardTest, try_rubric
+from gruppo.preflight.reward_test import PROBLEMS, SECONDS, RewardTest, try_rubric
 from gruppo.rewards.building import build_rubric
 from gruppo.rewards.workers import WorkerPool
 
@@ -33,7 +33,8 @@ def try_config(
     own = read_examples(examples, found.problems) if examples is not None else []
     for line, _ in sandboxes(config):
         note(line)
-    note("lengths are counted in words here, for want of a tokenizer")
+    count = min(most, len(found.problems))
+    note(f"trying the rewards on {count} problems, twice, for {SECONDS:g} s each at most; lengths are counted in words")
     limit = config.max_completion_length
     with WorkerPool() as pool:
         rubric = build_rubric(config.rewards, (), config.success_name, config.reward_scale, limit, pool)

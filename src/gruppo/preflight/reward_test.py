@@ -123,10 +123,10 @@ def try_rubric(
     rubric.check(problems)
     began = time.perf_counter()
     chosen = evenly(problems, most)
-    probes = Prober(chosen, _tolerance(rubric))
+    prober = Prober(chosen, _tolerance(rubric))
     with Trial(rubric) as trial, Trial(rubric) as again:
-        trial.warm_up(chosen[0])
-        tried = _first_run(trial, probes, chosen, seconds)
+        trial.warm_up(chosen[0], prober.of(chosen[0])[0].text)
+        tried = _first_run(trial, prober, chosen, seconds)
         unlike, repeated = _second_run(again, tried, seconds)
         verdicts = [_verdict(trial, example) for example in examples]
         evidence = Evidence(rubric, problems, tried, trial.failures, trial.seconds)

@@ -79,17 +79,17 @@ class Trial:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def warm_up(self, problem: Problem) -> None:
+    def warm_up(self, problem: Problem, text: str) -> None:
         """Have every process come up and every function loaded, whatever comes of it."""
         pool = self.rubric.pool
         if pool is None:
             return
-        nothing = Completions([""], [False], [0], [[]])
+        group = _completions([text], [False])
         for reward, bound in zip(self.rubric.rewards, self.bound):
             if reward.place == "here" or not reward.is_for(problem):
                 continue
             cold = Dispatch(bound, reward.place, reward.time_limit, pool, reward.portable)
-            calls = [self._threads.submit(_outcomes, cold, problem, nothing) for _ in range(pool.size)]
+            calls = [self._threads.submit(_outcomes, cold, problem, group) for _ in range(pool.size)]
             for call in calls:
                 call.result()
 
