@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +234,7 @@ def test_an_encoder_gets_a_pair(tmp_path: Path) -> None:
 
 def test_the_reward_in_a_rubric(folder: Path) -> None:
     reward = reward_model_function(str(folder), device="cpu", squash="sigmoid")
-    rubric = Rubric([Reward("math", math_reward), Reward("model", reward, weight=0.5)])
+    rubric = Rubric([Reward("math", partial(math_reward, strict=True)), Reward("model", reward, weight=0.5)])
     problem = Problem(id="p0", prompt=PROMPTS[0], answer="7")
     scores = rubric.score(problem, ["#### 7", COMPLETIONS[0]], [False, False], [3, 9])
     assert scores[1].parts["model/logit"] == pytest.approx(SCORES[0], abs=1e-4)

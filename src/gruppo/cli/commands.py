@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from gruppo.cli.flags import overrides, say
-from gruppo.cli.main import MODEL_FIELDS, SCORING_FIELDS, stage_options
-from gruppo.config.load import ALIASES, load_config, read_file, read_given, resolve_aliases
+from gruppo.cli.main import MODEL_FIELDS, NOT_FINE, SCORING_FIELDS, stage_options
+from gruppo.config.load import ALIASES, check, load_config, read_file, read_given, resolve_aliases
 from gruppo.config.reference import Option, options
 from gruppo.config.schema import Config, EvalConfig, SFTConfig
 from gruppo.errors import ConfigError, nearest
@@ -93,6 +93,26 @@ def config(parsed: Namespace) -> int:
     return 0
 
 
+def reward(parsed: Namespace) -> int:
+    """Try the rewards of a config; 1 where something has to be mended."""
+    if parsed.problems < 1:
+        raise ConfigError(f"--problems: got {parsed.problems}, wanted at least 1")
+    given = read_given(_path(parsed.config), overrides(parsed, options()))
+    _tell(given.notes)
+    config = check(Config, {"model": "none", **given.values}, given.source)
+    from gruppo.cli.reward_text import as_text
+    from gruppo.launch.reward_test import try_config
+
+    found = try_config(config, most=parsed.problems, examples=parsed.examples, note=say)
+    if parsed.json == "-":
+        print(json.dumps(found.to_json()))
+    else:
+        print(as_text(found))
+    if parsed.json not in (None, "-"):
+        _save(Path(parsed.json), found.to_json(), "--json")
+    return 0 if found.fine else NOT_FINE
+
+
 def serve_reward(parsed: Namespace) -> int:
     """Serve a reward model until told to stop; one line on standard output once it answers."""
     import os
@@ -164,12 +184,12 @@ def _tell(notes: list[str]) -> None:
         say(f"note: {note}")
 
 
-def _save(path: Path, data: dict[str, Any]) -> None:
+def _save(path: Path, data: dict[str, Any], flag: str = "--save") -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(data, indent=1))
     except OSError as error:
-        raise ConfigError(f"--save: {path} can't be written: {error.strerror}") from error
+        raise ConfigError(f"{flag}: {path} can't be written: {error.strerror}") from error
 
 
 def _shown(value: Any) -> str:

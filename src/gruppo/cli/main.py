@@ -9,6 +9,7 @@ from gruppo.config.schema import EvalConfig, SFTConfig
 from gruppo.errors import ConfigError, GruppoError, nearest
 from gruppo.version import __version__
 
+NOT_FINE = 1
 USER_ERROR = 2
 INTERRUPTED = 130
 
@@ -49,7 +50,8 @@ SCORING_FIELDS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 2 something to mend (one message), 130 interrupted."""
+    """Run a command; returns the exit code: 0 done, 1 a check found something to mend, 2 wrong input (one message), 130
+    interrupted."""
     try:
         return _run(sys.argv[1:] if arguments is None else arguments)
     except GruppoError as error:
@@ -189,6 +191,33 @@ def config_parser() -> Parser:
     return parser
 
 
+def reward_parser() -> Parser:
+    """`gruppo reward`."""
+    parser = Parser(
+        prog="gruppo reward",
+        usage="gruppo reward test [CONFIG.yaml] [--problems N] [--examples FILE] [--json FILE] [--flag value ...]",
+        description="test: try a config's rewards without a model, on the data's own gold answers (which must pass) "
+        "and on completions that must not: empty, cut off, nearly right, all answers at once and so on. Exits with 1 "
+        "where something has to be mended.",
+    )
+    parser.add_argument("what", choices=["test"], metavar="test", help="what to do")
+    parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="the config; flags alone do as well")
+    parser.add_argument(
+        "--problems", type=int, default=64, metavar="INT", help="problems to try, evenly over the data [default 64]"
+    )
+    parser.add_argument(
+        "--examples",
+        metavar="FILE",
+        help="completions of your own: rows with `completion`, and if you like `id` or `problem` (of which problem), "
+        "`expect` (true, false: does it pass? or its reward)",
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", help="also write what was found to a file; -: print it as one JSON object instead"
+    )
+    add_options(parser, options(), "over the file's, as for gruppo train")
+    return parser
+
+
 def serve_reward_parser() -> Parser:
     """`gruppo serve-reward`."""
     parser = Parser(
@@ -225,5 +254,6 @@ COMMANDS = {
     "eval": ("pass@1 and pass@k of a model on held-out problems", eval_parser),
     "show": ("what a run has come to", show_parser),
     "config": ("the options: schema, or a file explained", config_parser),
+    "reward": ("test the rewards of a config before a run, without a model", reward_parser),
     "serve-reward": ("a reward model over HTTP, for trainers on other nodes", serve_reward_parser),
 }

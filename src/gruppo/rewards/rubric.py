@@ -94,6 +94,7 @@ class Rubric:
         self.rewards = tuple(rewards)
         self.success = names[0] if success is None else success
         self.reward_scale = reward_scale
+        self.pool = pool
         self._bound = tuple(bind(reward.name, reward.function) for reward in rewards)
         self._dispatch = tuple(
             Dispatch(bound, reward.place, reward.time_limit, pool, reward.portable, reward.fast)
@@ -186,7 +187,12 @@ class Rubric:
                     text = f"reward '{bound.name}' ({bound.place}) {failure.told(problem.id)}"
                     raise RewardError(text) from failure.cause
             budget.count(problem, sum(outcome is not None for outcome in column), failures)
-        decider = self._decider(problem)
+        return self.combine(problem, columns)
+
+    def combine(self, problem: Problem, columns: Sequence[Sequence[Outcome]]) -> list[Score]:
+        """The scores of a group from the outcomes of each reward, in their order; a failure is worth 0 here, and
+        neither raises nor is counted."""
+        decider = self.decider(problem)
         counted = self._counted(columns)
         scores = [
             self._total([column[index] for column in columns], [column[index] for column in counted], decider)
@@ -216,7 +222,7 @@ class Rubric:
         mean = sum(kept) / len(kept) if kept else 0.0
         return [replace(score, reward=mean) if skipping & score.errors.keys() else score for score in scores]
 
-    def _decider(self, problem: Problem) -> str | None:
+    def decider(self, problem: Problem) -> str | None:
         """The name of the reward that says whether completions of the problem pass; None: none does, nor do they."""
         if any(reward.is_for(problem) for reward in self.rewards if reward.name == self.success):
             return self.success
