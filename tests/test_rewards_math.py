@@ -243,6 +243,7 @@ def test_right_in_this_form(completion: str, gold: str) -> None:
         ("5 apples and 6 pears", "6"),
         ("\\boxed{\\{4,5\\}}", "5"),
         ("\\boxed{\\begin{pmatrix}1&2\\end{pmatrix}}", "\\begin{pmatrix}1\\\\2\\end{pmatrix}"),
+        ("\\boxed{\\begin{pmatrix} 7 \\\\ 0 \\end{pmatrix}}", "\\begin{pmatrix} 4 \\\\ 0 \\end{pmatrix}"),
         ("\\boxed{x^2}", "x^3"),
         ("\\boxed{5 or x}", "5"),
     ],
