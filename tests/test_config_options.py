@@ -218,3 +218,22 @@ def test_derived_values() -> None:
     assert (config.clip_high, config.completions_per_step, config.success_name) == (0.2, 256, "math")
     config, _ = load_config(None, {"model": "m", "data": "d", "epsilon_high": 0.28, "lora_rank": 4})
     assert (config.clip_high, config.lora_scale_alpha) == (0.28, 8.0)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "fits"),
+    [
+        (["math"], True),
+        ([{"name": "code", "score": "all"}], True),
+        ([{"name": "mine.py:f", "weight": 2}], True),
+        ([{"name": "math", "wieght": 1}], False),
+        ([{"name": "math", "score": "all"}], False),
+        ([{"name": "mth"}], False),
+        ([], False),
+    ],
+)
+def test_editors_tell_the_kinds_of_rewards_apart(rewards: list, fits: bool) -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed (the extra `schema`)")
+    schema = Config.model_json_schema()
+    found = jsonschema.Draft202012Validator(schema).is_valid({"model": "m", "data": ["d"], "rewards": rewards})
+    assert found is fits

@@ -17,7 +17,7 @@ YOURS = "your own"
 class RewardConfig(Section):
     """One reward of the rubric; by itself, one of the user's own."""
 
-    name: str
+    name: str = Field(json_schema_extra={"pattern": ":"})
     """A built-in (docs/rewards.md) or your function as `file.py:function` or `module:function`."""
     weight: float = 1.0
     """Factor of this reward in the sum. Negative punishes."""
@@ -57,10 +57,15 @@ class RewardConfig(Section):
         return {name: getattr(self, name) for name in type(self).model_fields if name not in RewardConfig.model_fields}
 
 
+def _named(name: str) -> Any:
+    """The field `name` of a built-in reward; editors tell the kinds of rewards by it."""
+    return Field(default=name, json_schema_extra={"const": name})
+
+
 class MathReward(RewardConfig):
     """The stated answer equals the reference answer."""
 
-    name: str = "math"
+    name: str = _named("math")
     strict: bool = False
     r"""Only an answer in `\boxed{}` or after `####` counts."""
     tolerance: float | None = Field(default=None, gt=0, lt=1)
@@ -70,7 +75,7 @@ class MathReward(RewardConfig):
 class CodeReward(RewardConfig):
     """The completion's program passes the problem's tests."""
 
-    name: str = "code"
+    name: str = _named("code")
     score: Literal["share", "all", "first_failure"] = "share"
     """Share of the tests passed, all or nothing, or the share before the first failure."""
     test_seconds: float = Field(default=2.0, gt=0, le=600)
@@ -82,7 +87,7 @@ class CodeReward(RewardConfig):
 class FormatReward(RewardConfig):
     """The completion has the form that is asked for."""
 
-    name: str = "format"
+    name: str = _named("format")
     pattern: str | None = None
     """The regular expression that the whole completion must match."""
     tags: Strings = ()
@@ -105,7 +110,7 @@ class FormatReward(RewardConfig):
 class OverlongReward(RewardConfig):
     """DAPO's soft overlong penalty."""
 
-    name: str = "overlong"
+    name: str = _named("overlong")
     buffer: int = Field(ge=1)
     """Tokens before max_completion_length over which the penalty grows from 0 to -1."""
 
@@ -113,7 +118,7 @@ class OverlongReward(RewardConfig):
 class ModelReward(RewardConfig):
     """What a reward model says."""
 
-    name: str = "model"
+    name: str = _named("model")
     path: str | None = None
     """A folder or hub name of a sequence classifier with one label, loaded beside the trainer."""
     url: str | None = None
@@ -151,7 +156,7 @@ class ModelReward(RewardConfig):
 class LengthReward(RewardConfig):
     """Short completions."""
 
-    name: str = "length"
+    name: str = _named("length")
     shape: Literal["cap", "budget", "cosine"] = "budget"
     """cap: 1 up to the budget, then 0. budget: 0 up to it, then -rate per token. cosine: from 1 to 0 at it."""
     budget: int = Field(default=512, ge=1)
@@ -163,7 +168,7 @@ class LengthReward(RewardConfig):
 class LanguageReward(RewardConfig):
     """One language throughout."""
 
-    name: str = "language"
+    name: str = _named("language")
     language: Text = "prompt"
     """The prompt's, or a code such as en, de, zh."""
 
@@ -171,7 +176,7 @@ class LanguageReward(RewardConfig):
 class RepetitionReward(RewardConfig):
     """Nothing said over and over."""
 
-    name: str = "repetition"
+    name: str = _named("repetition")
     ngram: int = Field(default=8, ge=1, le=40)
     """Words of a sequence whose repeats are counted."""
 
@@ -179,7 +184,7 @@ class RepetitionReward(RewardConfig):
 class ReflectionReward(RewardConfig):
     """Phrases of checking one's own work, bounded."""
 
-    name: str = "reflection"
+    name: str = _named("reflection")
     phrases: Strings = ()
     """What counts. Unset: "wait", "let me re-check" and the like."""
     most: int = Field(default=3, ge=1)
@@ -189,13 +194,13 @@ class ReflectionReward(RewardConfig):
 class KeywordsReward(RewardConfig):
     """Cites the words of the column `keywords`."""
 
-    name: str = "keywords"
+    name: str = _named("keywords")
 
 
 class QAReward(RewardConfig):
     """A short answer is one of the accepted ones."""
 
-    name: str = "qa"
+    name: str = _named("qa")
     mode: Literal["exact", "f1", "levels"] = "exact"
     """Equal after normalisation, the tokens' F1, or levels by it."""
     levels: tuple[float, float, float] = (1.0, 0.5, 0.0)
@@ -209,13 +214,13 @@ class QAReward(RewardConfig):
 class LogicReward(RewardConfig):
     """Knights and knaves: everyone's role is right."""
 
-    name: str = "logic"
+    name: str = _named("logic")
 
 
 class ReasoningGymReward(RewardConfig):
     """The verifier of the reasoning-gym task that the problem is from."""
 
-    name: str = "reasoning_gym"
+    name: str = _named("reasoning_gym")
     partial: bool = True
     """Whether an answer that is nearly right gets a part, or nothing."""
     strict: bool = False
@@ -264,13 +269,20 @@ def _with_name(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+class _OrName:
+    """Says in the JSON schema, which knows no validators, that a lone name will do."""
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string"}, handler(core)]}
+
+
 if TYPE_CHECKING:
     Rewards: TypeAlias = tuple[RewardConfig, ...]
 else:
     _Kinds = Union[tuple(Annotated[section, Tag(name)] for name, section in {**REWARDS, YOURS: RewardConfig}.items())]  # noqa: UP007
     Rewards = Annotated[
-        tuple[Annotated[_Kinds, Discriminator(_kind), BeforeValidator(_with_name)], ...],
-        BeforeValidator(as_tuple),
+        tuple[Annotated[_Kinds, Discriminator(_kind), BeforeValidator(_with_name), _OrName()], ...],
         Field(min_length=1),
+        BeforeValidator(as_tuple),
     ]
     """The items of `rewards:`, each read as the reward that its name says."""

@@ -106,7 +106,8 @@ class Config(DataFields, OptimizerFields):
     """System message for the chat template."""
 
     rewards: Rewards = (MathReward(),)
-    """The rubric: a list of rewards; their weighted sum is the reward."""
+    """The rubric: a list of rewards (docs/rewards.md); their weighted sum is the reward. Unset: by the form of the
+    data: code where rows have tests, qa where they have lists of accepted answers, mostly math."""
     success: str | None = None
     """Which reward says that a completion passes. Unset: the first."""
     reward_scale: float = Field(default=1.0, gt=0)
