@@ -65,6 +65,7 @@ def load_attacks() -> dict[str, tuple[str, list[str]]]:
 def trespasses(folder: Path) -> dict[str, tuple[str, str]]:
     """Programs that do something outside, by name: the kind of trace, and the program."""
     sleeper = f"import time; mark = {str(folder)!r}; time.sleep(20)"
+    command = [sys.executable, "-I", "-S", "-c", sleeper]  # comes up in a folder that is being taken away, too
     return {
         "writes a file": ("file", f"open({str(folder / 'written')!r}, 'w').write('x')"),
         "makes a folder and a link": (
@@ -77,17 +78,17 @@ def trespasses(folder: Path) -> dict[str, tuple[str, str]]:
         ),
         "posix_spawn": (
             "process",
-            f"import os, sys\nos.posix_spawn({sys.executable!r}, ['python', '-c', {sleeper!r}], {{}})",
+            f"import os, sys\nos.posix_spawn({sys.executable!r}, {command}, {{}})",
         ),
         "fork by ctypes": (
             "process",
             f"import ctypes, os, time\nlibc = ctypes.CDLL(None)\nif libc.fork() == 0:\n    os.setsid()\n"
-            f"    os.execv({sys.executable!r}, ['python', '-c', {sleeper!r}])\n    os._exit(1)",
+            f"    os.execv({sys.executable!r}, {command})\n    os._exit(1)",
         ),
         "_posixsubprocess": (
             "process",
             "import os\nfrom multiprocessing.util import spawnv_passfds\n"
-            f"spawnv_passfds({sys.executable.encode()!r}, [b'python', b'-c', {sleeper.encode()!r}], [])",
+            f"spawnv_passfds({sys.executable.encode()!r}, [os.fsencode(part) for part in {command}], [])",
         ),
     }
 
