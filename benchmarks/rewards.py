@@ -17,6 +17,8 @@ import os
 import random
 import re
 import statistics
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -381,6 +383,17 @@ def measured(part: str, arguments: argparse.Namespace) -> list[Table]:
     raise SystemExit(f"--only {part}: no such part; there are {', '.join(TITLES)}")
 
 
+def keep(part: str, arguments: argparse.Namespace) -> None:
+    """Measure a part and store its figures."""
+    from results import store
+
+    load = f"load {os.getloadavg()[0]:.1f} at the start."
+    tables = measured(part, arguments)
+    own = {"code": f" --rows {arguments.rows} --rounds {arguments.rounds}"}
+    own["hostile"] = f" --count {arguments.count} --seconds {arguments.seconds:g}"
+    store(f"rewards_{part}", f"python benchmarks/rewards.py --data DIR --only {part}{own.get(part, '')}", tables, load)
+
+
 def render() -> str:
     """benchmarks/rewards.md from the stored figures."""
     from results import STORE
@@ -424,19 +437,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--render", action="store_true", help="only render the page")
     arguments = parser.parse_args()
-    if not arguments.render:
-        from results import store
-
-        if arguments.data is None:
-            parser.error("--data DIR is missing")
-        own = {"code": f" --rows {arguments.rows} --rounds {arguments.rounds}"}
-        own["hostile"] = f" --count {arguments.count} --seconds {arguments.seconds:g}"
-        for part in arguments.only.split(","):
-            load = f"load {os.getloadavg()[0]:.1f} at the start."
-            tables = measured(part, arguments)
-            command = f"python benchmarks/rewards.py --data DIR --only {part}{own.get(part, '')}"
-            store(f"rewards_{part}", command, tables, load)
+    parts = arguments.only.split(",")
+    if arguments.data is None and not arguments.render:
+        parser.error("--data DIR is missing")
+    if len(parts) > 1 and not arguments.render:
+        for part in parts:  # each in a process of its own, free of what another imported or has running
+            subprocess.run(
+                [sys.executable, __file__, *sys.argv[1:], "--only", part], check=True, stdout=subprocess.DEVNULL
+            )
             print(f"{part}: done", flush=True)
+    elif not arguments.render:
+        keep(parts[0], arguments)
     print(render())
 
 
