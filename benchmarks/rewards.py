@@ -261,6 +261,7 @@ def hostile_run(count: int) -> dict[str, float]:
         start = time.perf_counter()
         right += math_reward(*cases[index % len(cases)])
         longest = max(longest, time.perf_counter() - start)
+    math_reward("\\boxed{x}", "y+1")  # takes the place of a process that the last one cost
     after = descriptors(), descendants(), resident_mib()
     names = ("descriptors", "processes", "MiB")
     left = {name: round(new - old, 1) for name, old, new in zip(names, before, after, strict=True)}
