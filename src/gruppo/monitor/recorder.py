@@ -104,8 +104,9 @@ class Recorder:
             problem, rollout = failed[0]
             reward, text = next(iter(rollout.score.errors.items()))
             where = f"{problem.id}, sample {rollout.completion.sample}"
-            told = f"a reward failed on {len(failed)} completions, such as '{reward}' on {where}: {text}"
-            self.observer.note(f"step {step}: {told} (events.jsonl has them all)")
+            how_many = "a completion" if len(failed) == 1 else f"{len(failed)} completions"
+            told = f"'{reward}' failed on {how_many}, such as {where}: {text}"
+            self.observer.note(f"step {step}: {told} (all of them are in events.jsonl)")
 
     def close(self) -> None:
         """Finish the mirrors."""
