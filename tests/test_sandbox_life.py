@@ -74,7 +74,7 @@ def session(leader: int) -> list[int]:
 
 
 def rests(zygote: int, most: int = 4, seconds: float = 20) -> bool:
-    """Whether there comes to be nothing but the zygote and at most so many idle guards, with no descriptors of a job."""
+    """Whether there come to be but the zygote and at most so many idle guards, which hold nothing of a job."""
     deadline = time.monotonic() + seconds
     while True:
         with contextlib.suppress(OSError):

@@ -10,7 +10,8 @@ import time
 from gruppo.errors import SandboxError
 from gruppo.rewards.sandbox import frames
 from gruppo.rewards.sandbox.job import Job, Outcome
-from gruppo.rewards.sandbox.streams import Sink, Source, sealed
+from gruppo.rewards.sandbox.memory import sealed
+from gruppo.rewards.sandbox.streams import Sink, Source
 
 _PATIENCE = 60.0
 """Seconds beyond a job's wall limit after which its guard is taken for dead."""
@@ -57,7 +58,8 @@ class Exchange:
         job, most = self._job, self._job.limits.output_bytes
         theirs: list[int] = []
         try:
-            theirs.append(sealed(job.stdin))
+            # A pipe's end comes when its last writer has gone, and a process that the trainer forks meanwhile is one.
+            theirs.append(sealed([job.stdin]))
             theirs += [self._source(b"c", most), self._source(b"c", _STDERR_FACTOR * most, _TAIL)]
             theirs.append(self._sink(job.candidate.payload))
             if job.judge is not None:

@@ -84,7 +84,8 @@ def receive_request(link: socket.socket) -> tuple[Request, list[int]]:
     if not message:
         raise Lost
     candidate, judge = message[_REQUEST.size :].decode().split(" ")
-    return Request(*_REQUEST.unpack_from(message), candidate, judge), ends
+    cpu, wall, memory = _REQUEST.unpack_from(message)
+    return Request(cpu, wall, memory, candidate, judge), ends
 
 
 def send_report(link: socket.socket, report: Report) -> None:
@@ -101,4 +102,5 @@ def read_report(message: bytes) -> Report:
     exits = []
     for how, code, number, cpu_seconds in _EXIT.iter_unpack(message[_REPORT.size :]):
         exits.append(Exit(_HOWS[how], None if code == _NONE else code, number or None, cpu_seconds))
-    return Report(*_REPORT.unpack_from(message), tuple(exits))
+    wall, last = _REPORT.unpack_from(message)
+    return Report(wall, last, tuple(exits))

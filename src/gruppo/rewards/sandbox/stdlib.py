@@ -18,6 +18,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import CodeType, ModuleType
 
+from gruppo.rewards.sandbox import memory
+
 _LOADED = """
     array ast atexit base64 binascii bisect bz2 calendar cmath codecs collections collections.abc contextlib copy
     copyreg csv ctypes dataclasses datetime decimal encodings.ascii encodings.latin_1 enum errno fractions functools gc
@@ -35,17 +37,21 @@ _LEFT_OUT = {
     "pydoc_data", "venv", "idle_test", "__pycache__", "msilib", "lib-dynload", "_pyrepl",
 }  # fmt: skip
 _PYC_HEADER = 16
+_ROOT = Path(sysconfig.get_path("stdlib"))
 
 
 class MemoryFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds and loads modules of the standard library without touching a file."""
 
     def __init__(self) -> None:
-        self._code: dict[str, tuple[bytes, bool, str]] = {}
-        for name, path, is_package in _files(Path(sysconfig.get_path("stdlib"))):
-            code = _code(path)
+        self._code: dict[str, tuple[memoryview, bool, str]] = {}
+        found = [(name, _code(path), is_package, path) for name, path, is_package in _files(_ROOT)]
+        packed = [zlib.compress(code, 1) if code else b"" for _, code, _, _ in found]
+        kept, end = memory.set_apart(packed), 0
+        for (name, code, is_package, path), piece in zip(found, packed, strict=True):
+            start, end = end, end + len(piece)
             if code:
-                self._code[name] = (zlib.compress(code, 1), is_package, str(path))
+                self._code[name] = (kept[start:end], is_package, str(path))
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

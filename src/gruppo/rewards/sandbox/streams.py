@@ -1,11 +1,9 @@
 """The trainer's ends of a job's pipes, none of which ever blocks it."""
 
-import fcntl
 import os
 from collections.abc import Callable
 
 _CHUNK = 65_536
-_ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 class Source:
@@ -60,16 +58,3 @@ class Sink:
         except BrokenPipeError:
             return False
         return bool(self._rest)
-
-
-def sealed(data: bytes) -> int:
-    """A descriptor from which this can be read, and nothing written to; its end is there whoever else has a copy of it.
-
-    A pipe's end comes when its last writer has gone, and a process that the trainer forks meanwhile would be one.
-    """
-    file = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    with open(file, "wb", closefd=False) as writer:
-        writer.write(data)
-    os.lseek(file, 0, os.SEEK_SET)
-    fcntl.fcntl(file, fcntl.F_ADD_SEALS, _ALL_SEALS)
-    return file

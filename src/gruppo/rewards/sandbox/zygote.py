@@ -23,7 +23,7 @@ import time
 import traceback
 from importlib.util import find_spec
 
-from gruppo.rewards.sandbox import guard, jail, stdlib
+from gruppo.rewards.sandbox import guard, jail, memory, stdlib
 
 ENTRY_MODULES = tuple(f"gruppo.rewards.sandbox.{name}" for name in ("bare", "check", "candidate", "judge", "script"))
 """Modules whose functions may be a program's entry."""
@@ -68,6 +68,7 @@ def _preload() -> None:
     stdlib.load()
     gc.collect()
     gc.freeze()
+    memory.make_huge()
 
 
 def _serve(control: socket.socket, trainer: int, walls: jail.Walls) -> None:
