@@ -23,7 +23,7 @@ import time
 import traceback
 from importlib.util import find_spec
 
-from gruppo.rewards.sandbox import guard, jail, memory, stdlib
+from gruppo.rewards.sandbox import child, guard, jail, memory, stdlib
 
 ENTRY_MODULES = tuple(f"gruppo.rewards.sandbox.{name}" for name in ("bare", "check", "candidate", "judge", "script"))
 """Modules whose functions may be a program's entry."""
@@ -66,6 +66,8 @@ def _preload() -> None:
         if find_spec(name) is not None:
             importlib.import_module(name)
     stdlib.load()
+    child.prepare()
+    gc.disable()
     gc.collect()
     gc.freeze()
     memory.make_huge()
