@@ -9,6 +9,7 @@ something, and name how they must be ended. Words in @...@ are filled in by the 
 
 import json
 import platform
+import time
 from typing import NamedTuple
 
 from gruppo.rewards.sandbox.job import Job, Limits, Outcome, Program
@@ -362,3 +363,22 @@ def attempt(sandbox: Sandbox, name: str, words: dict[str, str]) -> list[str]:
     if outcome.verdict != b"honest":
         wrong.append(f"verdict {outcome.verdict!r}, judge {outcome.judge} {outcome.judge_stderr!r}")
     return wrong
+
+
+def hog(sandbox: Sandbox, name: str, words: dict[str, str], slack: float = 0.5) -> tuple[list[str], str]:
+    """What is wrong after one of `HOGS`, and whether it was ended later than it should have been."""
+    wanted = HOGS[name].how
+    wall = 0.5 if wanted == ("wall",) else 8
+    limits = Limits(cpu_seconds=0.4, wall_seconds=wall, memory_mb=128, output_bytes=1 << 16)
+    start = time.monotonic()
+    outcome = run(sandbox, PRELUDE + fill(HOGS[name].code, words), limits)
+    taken = time.monotonic() - start
+    used = outcome.candidate.cpu_seconds
+    wrong = [] if outcome.candidate.how in wanted else [f"it ended with {outcome.candidate}: {outcome.stderr!r}"]
+    if outcome.verdict != b"honest" and not (name == "flood the judge" and outcome.verdict is None):
+        wrong.append(f"verdict {outcome.verdict!r}")
+    if len(outcome.stdout) > 1 << 16:
+        wrong.append(f"{len(outcome.stdout)} bytes of output")
+    if used > limits.cpu_seconds + slack / 2 or taken > limits.wall_seconds + slack:
+        return wrong, f"late: {used:.2f} s of CPU, {taken:.2f} s"
+    return wrong, ""
