@@ -45,13 +45,11 @@ class MemoryFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def __init__(self) -> None:
         self._code: dict[str, tuple[memoryview, bool, str]] = {}
-        found = [(name, _code(path), is_package, path) for name, path, is_package in _files(_ROOT)]
-        packed = [zlib.compress(code, 1) if code else b"" for _, code, _, _ in found]
-        kept, end = memory.set_apart(packed), 0
-        for (name, code, is_package, path), piece in zip(found, packed, strict=True):
-            start, end = end, end + len(piece)
-            if code:
-                self._code[name] = (kept[start:end], is_package, str(path))
+        places: list[tuple[str, int, bool, str]] = []
+        kept, start = memory.set_apart(_packed(places)), 0
+        for name, size, is_package, path in places:
+            self._code[name] = (kept[start : start + size], is_package, path)
+            start += size
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -84,6 +82,16 @@ def load() -> None:
     sys.path_hooks.clear()
     sys.path_importer_cache.clear()
     sys.path.clear()
+
+
+def _packed(places: list[tuple[str, int, bool, str]]) -> Iterator[bytes]:
+    """Every module's code, one at a time; name, length, whether it is a package and file go into the list."""
+    for name, path, is_package in _files(_ROOT):
+        code = _code(path)
+        if code:
+            piece = zlib.compress(code, 1)
+            places.append((name, len(piece), is_package, str(path)))
+            yield piece
 
 
 def _files(root: Path) -> Iterator[tuple[str, Path, bool]]:

@@ -70,7 +70,7 @@ def _preload() -> None:
     gc.disable()
     gc.collect()
     gc.freeze()
-    memory.make_huge()
+    memory.settle()
 
 
 def _serve(control: socket.socket, trainer: int, walls: jail.Walls) -> None:
