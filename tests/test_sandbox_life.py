@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from gruppo.errors import SandboxError
-from gruppo.rewards.sandbox import Job, Level, Limits, Outcome, Probe, Program, Sandbox, probe, seccomp
+from gruppo.rewards.sandbox import Exit, Job, Level, Limits, Outcome, Probe, Program, Sandbox, frames, probe, seccomp
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox's walls are Linux's")
 ENTRY = "gruppo.rewards.sandbox.bare:run_source"
@@ -191,6 +192,45 @@ def test_a_judge_hears_of_its_candidates_end(shared: Sandbox) -> None:
     judge = "pipe.read()\npipe.give_verdict(b'it ended')"
     outcome = run(shared, "while True: pass", judge, limits=limits)
     assert (outcome.verdict, outcome.candidate.how) == (b"it ended", "cpu")
+
+
+def test_a_programs_input_ends_even_where_the_trainer_forks_meanwhile(shared: Sandbox) -> None:
+    """A forked process has copies of the trainer's ends of the pipes, and keeps them."""
+    with ThreadPoolExecutor(1) as pool:
+        code = "import sys, time\ntime.sleep(0.3)\nprint(len(sys.stdin.read()))"
+        job = pool.submit(run, shared, code, stdin=b"x" * 200_000)
+        time.sleep(0.1)
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(30)
+            os._exit(0)
+        try:
+            assert job.result(timeout=20).stdout == b"200000\n"
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def test_a_word_that_comes_too_late_is_passed_over() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        frames.send(ours, b"c")
+        frames.send_request(ours, Job(Program("a:b", b""), Limits(1, 2, 3)), [0])
+        request, ends = frames.receive_request(theirs)
+        os.close(*ends)
+        assert request == (1.0, 2.0, 3, "a:b", "")
+        exits = (Exit("cpu", None, 9, 1.5), Exit("error", 1, None, 0.25))
+        frames.send_report(ours, frames.Report(0.5, True, exits))
+        assert frames.read_report(frames.receive(theirs)) == (0.5, True, exits)
+
+
+def test_a_guard_does_many_jobs_and_makes_room_for_another(shared: Sandbox) -> None:
+    zygote, guards = zygote_of(shared), set()
+    for _ in range(66):
+        assert run(shared, "print(1)").stdout == b"1\n"
+        guards |= {pid for pid in session(zygote) if pid != zygote}
+    assert 2 <= len(guards) <= 3
+    assert len(shared._zygote.idle) == 1
 
 
 def test_a_judge_is_jailed_too(shared: Sandbox) -> None:

@@ -111,21 +111,22 @@ def _watch_children() -> int:
 
 
 def _fork_both(walls: jail.Walls, request: frames.Request, ends: list[int]) -> tuple[Process, Process | None]:
-    """Candidate and judge, joined by a pair of pipes that nobody else has."""
-    if not request.judge:
-        return _fork(walls, request, request.candidate, ends), None
-    candidate_reads, judge_writes = os.pipe()
-    judge_reads, candidate_writes = os.pipe()
-    candidate = _fork(walls, request, request.candidate, ends[:4], [candidate_reads, candidate_writes])
-    stderr, payload, verdict = ends[4:]
-    theirs = [walls.devnull, walls.devnull, stderr, payload]
-    judge = _fork(walls, request, request.judge, theirs, [judge_reads, judge_writes, verdict])
-    return candidate, judge
+    """Candidate and judge, joined by a pair of pipes that nobody else has.
+
+    The judge comes first: its ends are closed here by the time that the candidate is forked, which so never has them.
+    """
+    judge, line = None, []
+    if request.judge:
+        candidate_reads, judge_writes = os.pipe()
+        judge_reads, candidate_writes = os.pipe()
+        stderr, payload, verdict = ends[4:]
+        streams = [walls.devnull, walls.devnull, stderr, payload]
+        judge = _fork(walls, request, request.judge, streams, [judge_reads, judge_writes, verdict])
+        line = [candidate_reads, candidate_writes]
+    return _fork(walls, request, request.candidate, ends[:4], line), judge
 
 
-def _fork(
-    walls: jail.Walls, request: frames.Request, entry: str, ends: list[int], line: tuple[int, ...] | list[int] = ()
-) -> Process:
+def _fork(walls: jail.Walls, request: frames.Request, entry: str, ends: list[int], line: list[int]) -> Process:
     """One jailed process with these ends (standard streams and payload), which this process then closes."""
     status = os.pipe()
     pid = jail.fork(walls)

@@ -1,15 +1,15 @@
 """The warm process that jobs are forked from. It never sees a job: it only passes on a socket.
 
 ```
-trainer ── Sandbox ─┬─ control socket ── zygote                      fresh Python, empty environment, modules loaded
-                    │                       ├─ guard of job 1        limits, streams, outcome
-                    └─ a socket per job ────┤     ├─ candidate       jailed
-                                            │     └─ judge           jailed
-                                            └─ guard of job 2 ...
+trainer ── Sandbox ─┬─ control socket ── zygote                fresh Python, empty environment, modules loaded
+                    │                       ├─ guard           one job after another: limits, how it ended
+                    └─ a socket per guard ──┤     ├─ candidate   jailed; its streams go to the trainer
+                                            │     └─ judge       jailed; its verdict goes to the trainer
+                                            └─ guard ...
 ```
 Who dies with whom: the zygote when the trainer's end of the socket closes or the trainer is gone; a guard with the
-zygote, and jailed processes with their guard, by the kernel's parent-death signal. A guard forks both before it has
-read anything of the job but entries and limits, so that neither can have the other's payload in its memory.
+zygote, and jailed processes with their guard, by the kernel's parent-death signal. A guard never has anything of a job
+but entries and limits, so what the jailed are forked from holds no payload and no output, of this job or of another.
 """
 
 import gc
@@ -32,7 +32,7 @@ _BREATH = 0.2
 
 
 def main(descriptor: int, level: str) -> None:
-    """Get ready, say so on the control socket, then fork a guard for each job until the trainer is gone."""
+    """Get ready, say so on the control socket, then fork guards until the trainer is gone."""
     control = socket.socket(fileno=descriptor)
     trainer = os.getppid()
     try:
@@ -74,7 +74,7 @@ def _preload() -> None:
 
 
 def _serve(control: socket.socket, trainer: int, walls: jail.Walls) -> None:
-    """One guard for each socket that arrives."""
+    """A guard for each socket that arrives."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     me = os.getpid()
     while os.getppid() == trainer:
