@@ -183,7 +183,12 @@ def _run_judged(
 
 @functools.lru_cache(128)
 def _read_ahead(sources: tuple[str, ...], entry: str | None, classes: tuple[str, ...]) -> subjects.Plain | None:
-    """The tests read once for all programs of a group: to read them takes a judge as long as to be started."""
+    """The tests read, but not run, once for all programs of a group; a judge would take as long as it takes to start.
+
+    Very long ones are left to the judge, and its limits.
+    """
+    if sum(map(len, sources)) > MAX_CHARACTERS:
+        return None
     return subjects.read_ahead(sources, entry, classes)
 
 
