@@ -9,6 +9,7 @@ something, and name how they must be ended. Words in @...@ are filled in by the 
 
 import json
 import platform
+import time
 from typing import NamedTuple
 
 from gruppo.rewards.sandbox.job import Job, Limits, Outcome, Program
@@ -107,6 +108,9 @@ TRIES: dict[str, Try] = {
         "for name in ('null', 'mem', 'kmsg', 'tty', 'vda', 'nvidia0', 'kvm', 'fuse', 'shm', 'pts/0'):\n"
         "    tried(lambda: os.open(f'/dev/{name}', os.O_RDONLY))", bare=True,
     ),
+    "write to its standard input": Try(
+        "import mmap\ntried(lambda: os.write(0, b'x'), lambda: mmap.mmap(0, 1, mmap.MAP_SHARED, mmap.PROT_WRITE).size())",
+    ),
     "inject terminal input": Try("import fcntl\nfor fd in range(8): tried(lambda: fcntl.ioctl(fd, 0x5412, b'x'))"),
     "open by handle": Try(
         "room = ctypes.create_string_buffer(256)\n"
@@ -185,7 +189,7 @@ TRIES: dict[str, Try] = {
         "for flags in (17, 17 | 0x10000000, 17 | 0x20000000, 0x8000 | 17, 0x3d0f00):\n    unreachable((56, 220), flags, 0, 0, 0, 0)\n"
         "unreachable(435, 0, 88)"
     ),
-    "start threads": Try("import threading\ntried(lambda: threading._start_new_thread(print, ()))"),
+    "start threads": Try("import _thread\ntried(lambda: _thread.start_new_thread(print, ()))"),
     "run commands": Try("import subprocess\ntried(lambda: subprocess.run(['id']), lambda: os.popen('id').read())\nif os.system('true') == 0: escaped('system')", bare=True),
     "execute": Try("tried(lambda: os.execv('/bin/sh', ['sh']), lambda: os.execve(0, ['x'], {}))\nunreachable((59, 221), b'/bin/sh', 0, 0)\nunreachable((322, 281), 0, b'', 0, 0, 0x1000)"),
     "spawn": Try("tried(lambda: os.posix_spawn('/bin/true', ['true'], {}))", bare=True),
@@ -298,7 +302,7 @@ HOGS: dict[str, Hog] = {
         "while True:\n    try: os.fork()\n    except OSError: pass", ("cpu",)
     ),
     "thread bomb": Hog(
-        "import threading\nwhile True:\n    try: threading._start_new_thread(time.sleep, (9,))\n"
+        "import _thread\nwhile True:\n    try: _thread.start_new_thread(time.sleep, (9,))\n"
         "    except RuntimeError: pass", ("cpu",),
     ),
     "large sparse file": Hog("f = open('/tmp/@MARK@s', 'wb')\nf.seek(1 << 40)\nf.write(b'x')", ("error",)),
@@ -362,3 +366,22 @@ def attempt(sandbox: Sandbox, name: str, words: dict[str, str]) -> list[str]:
     if outcome.verdict != b"honest":
         wrong.append(f"verdict {outcome.verdict!r}, judge {outcome.judge} {outcome.judge_stderr!r}")
     return wrong
+
+
+def hog(sandbox: Sandbox, name: str, words: dict[str, str], slack: float = 0.5) -> tuple[list[str], str]:
+    """What is wrong after one of `HOGS`, and whether it was ended later than it should have been."""
+    wanted = HOGS[name].how
+    wall = 0.5 if wanted == ("wall",) else 8
+    limits = Limits(cpu_seconds=0.4, wall_seconds=wall, memory_mb=128, output_bytes=1 << 16)
+    start = time.monotonic()
+    outcome = run(sandbox, PRELUDE + fill(HOGS[name].code, words), limits)
+    taken = time.monotonic() - start
+    used = outcome.candidate.cpu_seconds
+    wrong = [] if outcome.candidate.how in wanted else [f"it ended with {outcome.candidate}: {outcome.stderr!r}"]
+    if outcome.verdict != b"honest" and not (name == "flood the judge" and outcome.verdict is None):
+        wrong.append(f"verdict {outcome.verdict!r}")
+    if len(outcome.stdout) > 1 << 16:
+        wrong.append(f"{len(outcome.stdout)} bytes of output")
+    if used > limits.cpu_seconds + slack / 2 or taken > limits.wall_seconds + slack:
+        return wrong, f"late: {used:.2f} s of CPU, {taken:.2f} s"
+    return wrong, ""

@@ -1,4 +1,4 @@
-"""Run all `TRIES` at both levels in this process, whoever runs it, and print what was wrong as JSON.
+"""Run all `TRIES` and `HOGS` at both levels in this process, whoever runs it, and print what was wrong as JSON.
 
 A test starts it as an ordinary user, with a copy of the sandbox's files and perhaps with another Python that such a
 user may execute; so it needs nothing but the standard library.
@@ -29,8 +29,9 @@ def main() -> None:
         report[level] = getattr(probe(), level)
         if not report[level]:
             with Sandbox(level=level) as sandbox:
-                tries = {name: attacks.attempt(sandbox, name, words) for name in attacks.TRIES}
-            report[f"{level} wrong"] = {name: wrong for name, wrong in tries.items() if wrong}
+                found = {name: attacks.attempt(sandbox, name, words) for name in attacks.TRIES}
+                found |= {name: attacks.hog(sandbox, name, words)[0] for name in attacks.HOGS}
+            report[f"{level} wrong"] = {name: wrong for name, wrong in found.items() if wrong}
     print(json.dumps(report))
 
 

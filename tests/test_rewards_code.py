@@ -14,7 +14,7 @@ from gruppo.errors import RewardError
 from gruppo.rewards.code import code_reward
 from gruppo.rewards.code_program import extract_program
 from gruppo.rewards.code_tests import Asserts, Calls, Scripts, read_tests
-from gruppo.rewards.sandbox import Sandbox
+from gruppo.rewards.sandbox import Sandbox, subjects
 
 ROOT = Path(__file__).resolve().parents[1]
 MBPP = ROOT.parent / "shared" / "data" / "mbpp"
@@ -218,6 +218,18 @@ def test_what_can_not_be_interrupted_is_ended(body: str, sandbox: Sandbox) -> No
     assert result in (pytest.approx(1 / 3), pytest.approx(2 / 3))  # the third runs where the second let go
     assert result.reason.startswith(f"{round(3 * result)} of 3 tests passed; test 2 failed")
     assert time.monotonic() - began < 7
+
+
+def test_tests_are_read_ahead_where_they_can_be(sandbox: Sandbox) -> None:
+    names = subjects.read_ahead(("assert f(1) == 2", "x = 1"), None, ())
+    assert names is not None
+    assert (names[:3], [step[:2] for step in names[3]]) == (
+        ((), (), ("f",)),
+        [(True, "assert f(1) == 2"), (False, "x = 1")],
+    )
+    assert subjects.read_ahead(("assert f(1) ==",), None, ()) is None
+    long = f"assert f(1) == 2, {'x' * 300_000!r}"
+    assert code_reward("def f(n): return n + 1", [long], sandbox=sandbox) == 1.0
 
 
 def test_memory_is_limited(sandbox: Sandbox) -> None:

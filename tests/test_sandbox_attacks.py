@@ -5,6 +5,7 @@ import platform
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from gruppo.rewards.sandbox import Job, Limits, Program, Sandbox, probe
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox's walls are Linux's")
 SLACK = 0.5
-BUSY = 2.5
-"""Seconds more that a machine with other work may take to run what ends a program."""
+ATTEMPTS = 4
+"""How often a program that was ended late is run again: a machine with other work may come late to what ends it."""
+QUICK = ("spin", "sleep", "take all memory bit by bit", "flood its output", "crash")
+"""Hogs of the quick tier."""
 
 
 @pytest.fixture(scope="module")
@@ -79,28 +82,45 @@ def test_another_architectures_calls_are_deadly(sandbox: Sandbox, name: str) -> 
     assert outcome.verdict == b"honest"
 
 
-@pytest.mark.parametrize("name", attacks.HOGS)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in attacks.HOGS]
+)
 def test_a_hog_is_ended_in_time(sandbox: Sandbox, words: dict[str, str], name: str) -> None:
-    code = attacks.PRELUDE + attacks.fill(attacks.HOGS[name].code, words)
-    sleeps = attacks.HOGS[name].how == ("wall",)
-    limits = Limits(cpu_seconds=0.4, wall_seconds=0.5 if sleeps else 8, memory_mb=128, output_bytes=1 << 16)
-    outcome = attacks.run(sandbox, code, limits)
-    assert outcome.candidate.how in attacks.HOGS[name].how, outcome
-    assert outcome.candidate.cpu_seconds < limits.cpu_seconds + SLACK
-    assert outcome.wall_seconds < (limits.wall_seconds + SLACK + BUSY)
-    assert outcome.verdict == b"honest" or (name == "flood the judge" and outcome.verdict is None)
-    assert len(outcome.stdout) <= 1 << 16
+    wrong, late = attacks.hog(sandbox, name, words)
+    for _ in range(ATTEMPTS - 1):
+        if late and not wrong:
+            wrong, late = attacks.hog(sandbox, name, words)
+    assert (wrong, late) == ([], ""), name
 
 
-@pytest.mark.parametrize(("code", "how"), [("import time\ntime.sleep(100)", "wall"), ("while True: pass", "cpu")])
+@pytest.mark.parametrize(
+    ("code", "how"),
+    [("import time\ntime.sleep(100)", "wall"), pytest.param("while True: pass", "cpu", marks=pytest.mark.slow)],
+)
 def test_a_program_without_a_judge_or_descriptors_is_ended(sandbox: Sandbox, code: str, how: str) -> None:
     program = Program(attacks.ENTRY, f"import os\nos.closerange(0, 100)\n{code}".encode())
     outcome = sandbox.run(Job(program, Limits(cpu_seconds=0.3, wall_seconds=0.5 if how == "wall" else 8)))
     assert (outcome.candidate.how, outcome.verdict, outcome.judge) == (how, None, None)
 
 
+def test_a_judge_that_waits_is_ended_in_time(sandbox: Sandbox) -> None:
+    """It has a quarter of a second more than its candidate, to say what it has seen; the verdict is there in time."""
+    waits = Program(attacks.ENTRY, b"import time\ntime.sleep(100)")
+    taken = []
+    while len(taken) < ATTEMPTS and min(taken, default=9.0) >= 0.4 + SLACK:
+        start = time.monotonic()
+        outcome = sandbox.run(Job(waits, Limits(cpu_seconds=5, wall_seconds=0.4), judge=waits))
+        taken.append(time.monotonic() - start)
+        assert outcome.judge is not None
+        assert (outcome.candidate.how, outcome.judge.how) == ("wall", "wall")
+    assert 0.4 + 0.25 <= min(taken) < 0.4 + SLACK
+
+
 def test_the_judges_payload_is_not_in_the_candidates_memory(sandbox: Sandbox) -> None:
     """All memory that can be found is written out; the candidate's own payload is in it, the judge's is not."""
+    earlier = "pipe.write(b'x')\nprint('earlier-' + 'output')  # earlier-source"
+    for _ in range(3):  # at the same guard, whose memory the next job's processes begin with
+        assert b"earlier-output" in attacks.run(sandbox, earlier, Limits(cpu_seconds=5, wall_seconds=30)).stdout
     code = "here = 'candidates' + '-own'\n" + attacks.DUMP
     outcome = attacks.run(sandbox, code, Limits(cpu_seconds=20, wall_seconds=60, output_bytes=1 << 28))
     assert outcome.candidate.how == "ok", outcome.stderr
@@ -108,6 +128,7 @@ def test_the_judges_payload_is_not_in_the_candidates_memory(sandbox: Sandbox) ->
     assert len(outcome.stdout) > 10_000_000
     assert b"the-judges-own" not in outcome.stdout
     assert b"environment-secret" not in outcome.stdout
+    assert b"earlier-" not in outcome.stdout
 
 
 def test_there_are_enough_attacks() -> None:

@@ -19,6 +19,7 @@ import functools
 import json
 import re
 import threading
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -27,7 +28,7 @@ from gruppo.errors import RewardError
 from gruppo.rewards.code_program import MAX_CHARACTERS, defines, extract_program, parse, prelude
 from gruppo.rewards.code_tests import Asserts, Calls, Scripts, Tests, read_tests
 from gruppo.rewards.result import RewardResult
-from gruppo.rewards.sandbox import wire
+from gruppo.rewards.sandbox import subjects, wire
 from gruppo.rewards.sandbox.job import Job, Limits, Outcome, Program
 from gruppo.rewards.sandbox.sandbox import Sandbox
 from gruppo.rewards.sandbox.shared import SharedTable
@@ -50,6 +51,7 @@ _ENDS = {
     "killed": "it was ended",
 }
 _lock = threading.Lock()
+warnings.filterwarnings("ignore", module=subjects.FILENAME)  # what compiling a row's tests has to say of their style
 
 
 @dataclass(frozen=True)
@@ -168,13 +170,26 @@ def _run_judged(
     """Candidate and judge, one job for all tests."""
     classes = tuple(sorted({one or other for one, other in _CLASS.findall(prompt[:100_000])}))
     if isinstance(tests, Asserts):
-        body: tuple[Any, ...] = ("asserts", tests.sources, entry, prelude(prompt, entry), classes)
+        read = _read_ahead(tuple(tests.sources), entry, classes)
+        kind, what = ("asserts", tests.sources) if read is None else ("read", read)
+        body: tuple[Any, ...] = (kind, what, entry, prelude(prompt, entry), classes)
     else:
         body = ("calls", _packed(tests), entry, "", classes)
     judge = Program(_JUDGE, wire.encode((*body, float(test_seconds), float(limits.wall_seconds))))
     text = source.encode("utf-8", "replace").decode()
     candidate = Program(_CANDIDATE, wire.encode((text, float(test_seconds))))
     return _read_verdict(room.run(Job(candidate, limits, judge)))
+
+
+@functools.lru_cache(128)
+def _read_ahead(sources: tuple[str, ...], entry: str | None, classes: tuple[str, ...]) -> subjects.Plain | None:
+    """The tests read, but not run, once for all programs of a group; a judge would take as long as it takes to start.
+
+    Very long ones are left to the judge, and its limits.
+    """
+    if sum(map(len, sources)) > MAX_CHARACTERS:
+        return None
+    return subjects.read_ahead(sources, entry, classes)
 
 
 def _packed(tests: Calls) -> tuple[Any, ...]:

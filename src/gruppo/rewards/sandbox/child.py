@@ -1,13 +1,12 @@
 """A jailed process, from its fork to its end. Nothing of the job is in its memory until the jail is closed."""
 
+import _signal  # pyright: ignore[reportMissingImports]  (without the enumerations, which take pages to make)
 import atexit
 import fcntl
 import gc
-import importlib
 import io
 import os
 import random
-import signal
 import stat
 import struct
 import sys
@@ -76,19 +75,35 @@ def _exactly(file: io.FileIO, size: int) -> bytes:
     return bytes(data)
 
 
-def _fresh() -> None:
-    """The state of a fresh interpreter: streams, signals, random numbers, exit functions, garbage collection."""
-    signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+def prepare() -> None:
+    """The state of a fresh interpreter, as far as it can be made before the forks: streams, arguments, environment.
+
+    Made later it would be made by each process anew, in pages of its own. The streams know a descriptor's number and
+    that it is a pipe's, so they are made of pipes in those places.
+    """
+    before = [os.dup(number) for number in range(3)]
+    reader, writer = os.pipe()
+    for number, end in enumerate((reader, writer, writer)):
+        os.dup2(end, number)
     sys.stdin = sys.__stdin__ = _text(0, "r", "surrogateescape")
     sys.stdout = sys.__stdout__ = _text(1, "w", "surrogateescape")
     sys.stderr = sys.__stderr__ = _text(2, "w", "backslashreplace", buffering=1)
+    for number, end in enumerate(before):
+        os.dup2(end, number)
+    for end in (*before, reader, writer):
+        os.close(end)
     sys.argv = [""]
     os.environ.clear()
     os.fstat = _fstat
     threads.run_at_start()
-    random.seed(0)
     atexit._clear()
+
+
+def _fresh() -> None:
+    """The rest of it: signals, random numbers, garbage collection."""
+    _signal.set_wakeup_fd(-1)
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+    random.seed(0)
     gc.enable()
 
 
@@ -111,7 +126,7 @@ def _run(entry: str, payload: bytes, pipe: Pipe | None) -> int:
     module, name = entry.split(":")
     code = 0
     try:
-        getattr(importlib.import_module(module), name)(payload, pipe)
+        getattr(sys.modules[module], name)(payload, pipe)
     except SystemExit as stop:
         code = _exit_code(stop)
     except MemoryError:

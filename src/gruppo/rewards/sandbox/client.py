@@ -1,5 +1,6 @@
 """The trainer's end of a zygote: start it, hand it jobs, read outcomes, end it."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -10,11 +11,10 @@ from pathlib import Path
 
 from gruppo.errors import SandboxError
 from gruppo.rewards.sandbox import frames
-from gruppo.rewards.sandbox.job import Exit, Job, Level, Outcome
+from gruppo.rewards.sandbox.exchange import Exchange, over
+from gruppo.rewards.sandbox.job import Job, Level, Outcome
 
 _START_SECONDS = 120.0
-_PATIENCE = 60.0
-"""Seconds beyond a job's wall limit after which its guard is taken for dead."""
 _FLAGS = ("-P", "-s", "-S", "-B", "-X", "utf8")
 
 
@@ -27,7 +27,9 @@ class Zygote:
         self._control, theirs = socket.socketpair()
         with theirs:
             self._process = _spawn(theirs.fileno(), level)
-        self.stop = weakref.finalize(self, _stop, self._control, self._process, self.owner)
+        self.idle: list[socket.socket] = []
+        """To the guards that wait for a job."""
+        self.stop = weakref.finalize(self, _stop, self._control, self.idle, self._process, self.owner)
         self._await()
 
     def _await(self) -> None:
@@ -43,9 +45,15 @@ class Zygote:
             reason = word[1:].decode(errors="replace").strip() or "it ended at once"
             raise SandboxError(f"The sandbox's process could not start: {reason}")
 
-    def submit(self) -> socket.socket:
-        """A socket to the guard of a new job."""
-        ours, theirs = socket.socketpair()
+    def guard(self) -> socket.socket:
+        """A socket to a guard that waits for a job: an idle one, else a new one."""
+        while self.idle:
+            with contextlib.suppress(IndexError):
+                link = self.idle.pop()
+                if not over(link):
+                    return link
+                link.close()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, self._send_lock:
             try:
                 socket.send_fds(self._control, [b"J"], [theirs.fileno()])
@@ -85,9 +93,10 @@ def _spawn(control: int, level: Level) -> subprocess.Popen[bytes]:
         raise SandboxError(f"The sandbox's process could not start: {error}") from error
 
 
-def _stop(control: socket.socket, process: subprocess.Popen[bytes], owner: int) -> None:
+def _stop(control: socket.socket, idle: list[socket.socket], process: subprocess.Popen[bytes], owner: int) -> None:
     """Let the zygote see the end of its socket; kill it where it does not go."""
-    control.close()
+    for link in (control, *idle):
+        link.close()
     if owner != os.getpid():
         return
     try:
@@ -98,44 +107,21 @@ def _stop(control: socket.socket, process: subprocess.Popen[bytes], owner: int) 
 
 
 def exchange(zygote: Zygote, job: Job) -> Outcome:
-    """Send a job to a new guard and wait for what came of it.
+    """Do a job at one of the zygote's guards.
 
     Raises:
         frames.Lost: the guard or the zygote is gone.
         SandboxError: the jail could not be closed; nothing was run.
     """
-    limits = job.limits
-    with zygote.submit() as link:
-        link.settimeout(limits.wall_seconds + _PATIENCE)
-        try:
-            header = {
-                "candidate": job.candidate.entry,
-                "judge": None if job.judge is None else job.judge.entry,
-                "cpu": limits.cpu_seconds,
-                "wall": limits.wall_seconds,
-                "memory": limits.memory_mb,
-                "output": limits.output_bytes,
-            }
-            frames.send_header(link, header)
-            frames.send(link, job.candidate.payload, job.stdin, b"" if job.judge is None else job.judge.payload)
-            return _outcome(link)
-        except TimeoutError as error:
-            raise frames.Lost from error
-
-
-def _outcome(link: socket.socket) -> Outcome:
-    """Read the guard's answer."""
-    header = frames.receive_header(link)
-    if "problem" in header:
-        raise SandboxError(f"A program could not be jailed, so it was not run: {header['problem']}")
-    verdict, stdout, stderr, judge_stderr = (frames.receive(link) for _ in range(4))
-    return Outcome(
-        verdict=verdict or None,
-        stdout=stdout,
-        stdout_truncated=header["truncated"],
-        stderr=stderr,
-        candidate=Exit(**header["candidate"]),
-        judge=None if header["judge"] is None else Exit(**header["judge"]),
-        judge_stderr=judge_stderr,
-        wall_seconds=header["wall"],
-    )
+    link = zygote.guard()
+    try:
+        work = Exchange(link, job)
+        outcome = work.run()
+    except BaseException:
+        link.close()
+        raise
+    if work.last:
+        link.close()
+    else:
+        zygote.idle.append(link)
+    return outcome

@@ -1,28 +1,28 @@
-"""The guard of one job: forks its processes, feeds and reads their pipes, ends them at their limits, tells the outcome.
+"""The guard of jobs, one after another: forks their processes, ends them at their limits, tells how they ended.
 
-Its life: read entries and limits; fork candidate and judge; wait until each says that its jail is closed; only then
-read the payloads and pass them on; watch until the judge has ended (without a judge: the candidate); end and reap the
-other; answer. Every wait has a limit. When the trainer's end of the job's socket closes, all ends at once.
+For each: take entries, limits and the processes' ends of their pipes; fork candidate and judge; wait until each says
+that its jail is closed, and say so; watch until the judge has ended (without a judge: the candidate); end and reap the
+other; report. Every wait has a limit. When the trainer's end of the socket closes, all ends at once.
+
+What programs read and write goes between them and the trainer alone. So a guard, which is what the next job's
+processes are forked from, holds nothing of a job but entries, limits and how it ended.
 """
 
 import os
 import select
-import selectors
 import signal
 import socket
 import time
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from gruppo.rewards.sandbox import child, frames, jail
-from gruppo.rewards.sandbox.job import How
-from gruppo.rewards.sandbox.streams import Sink, Source
+from gruppo.rewards.sandbox.job import Exit, How
 
+_JOBS = 64
+"""Jobs that a guard does before it makes room for a fresh one, which takes as long as a third of a job."""
 _JAIL_SECONDS = 20.0
 _GRACE = 0.25
 """Seconds that a judge gets to say what it has seen so far, once the time of the job is over."""
-_TAIL = 4096
-_STDERR_FACTOR = 8
 _LONGEST_NAP = 0.5
 
 
@@ -32,14 +32,10 @@ class Process:
 
     pid: int
     status: int
-    payload: int
-    stderr: int
     cpu_limit: float
     ended_for: How | None = None
     wait_status: int | None = None
     cpu_used: float = 0.0
-    other: list[int] = field(default_factory=list)
-    """The candidate's stdin and stdout, the judge's verdict."""
 
     def cpu(self) -> float:
         """CPU seconds of all its threads so far."""
@@ -61,8 +57,8 @@ class Process:
                 self.wait_status, self.cpu_used = status, usage.ru_utime + usage.ru_stime
         return self.wait_status is not None
 
-    def report(self) -> dict[str, Any]:
-        """Its `Exit` as plain values."""
+    def report(self) -> Exit:
+        """How it ended."""
         assert self.wait_status is not None
         code = os.waitstatus_to_exitcode(self.wait_status)
         how: How = "ok" if code == 0 else "signal" if code < 0 else "memory" if code == child.MEMORY else "error"
@@ -72,32 +68,36 @@ class Process:
             how = "cpu"
         elif code == -signal.SIGKILL:
             how = "memory"  # by the kernel, which has no other reason to
-        return {
-            "how": how,
-            "code": code if code >= 0 else None,
-            "signal": -code if code < 0 else None,
-            "cpu_seconds": self.cpu_used,
-        }
+        return Exit(how, code if code >= 0 else None, -code if code < 0 else None, self.cpu_used)
 
 
 def serve(link: socket.socket, walls: jail.Walls) -> None:
-    """Do one job."""
+    """Do the jobs that come."""
+    wake = _watch_children()
     try:
-        header = frames.receive_header(link)
-        wake = _watch_children()
-        candidate, judge = _fork_both(walls, header)
-        processes = [process for process in (candidate, judge) if process is not None]
-        problem = _await_jails(processes)
-        if problem:
-            frames.send_header(link, {"problem": problem})
-            return
-        payload, stdin, judge_payload = (frames.receive(link) for _ in range(3))
-        watch = Watch(link, wake, header, candidate, judge)
-        watch.feed(payload, stdin, judge_payload)
-        if watch.run():
-            watch.answer()
+        for left in reversed(range(_JOBS)):
+            if not _do(link, wake, walls, last=left == 0):
+                return
     except frames.Lost:
         return
+
+
+def _do(link: socket.socket, wake: int, walls: jail.Walls, last: bool) -> bool:
+    """One job; False when this guard is of no more use."""
+    request, ends = frames.receive_request(link)
+    candidate, judge = _fork_both(walls, request, ends)
+    processes = [candidate] if judge is None else [candidate, judge]
+    problem = _await_jails(processes)
+    if problem:
+        frames.send(link, frames.PROBLEM + problem.encode())
+        return False
+    started = time.monotonic()
+    frames.send(link, frames.CLOSED)
+    if not Watch(link, wake, started + request.wall_seconds, processes).run():
+        return False
+    exits = tuple(process.report() for process in processes)
+    frames.send_report(link, frames.Report(time.monotonic() - started, last, exits))
+    return True
 
 
 def _watch_children() -> int:
@@ -110,40 +110,32 @@ def _watch_children() -> int:
     return reader
 
 
-def _fork_both(walls: jail.Walls, header: dict[str, Any]) -> tuple[Process, Process | None]:
-    """Candidate and judge, joined by a pair of pipes that nobody else has."""
-    candidate_reads, judge_writes = os.pipe()
-    judge_reads, candidate_writes = os.pipe()
-    stdin, stdout = os.pipe(), os.pipe()
-    has_judge = header["judge"] is not None
-    line = [candidate_reads, candidate_writes] if has_judge else []
-    candidate = _fork(walls, header, "candidate", stdin[0], stdout[1], line)
-    candidate.other = [stdin[1], stdout[0]]
-    os.close(stdin[0])
-    os.close(stdout[1])
-    os.close(candidate_reads)
-    os.close(candidate_writes)
-    judge = None
-    if has_judge:
-        verdict = os.pipe()
-        judge = _fork(walls, header, "judge", walls.devnull, walls.devnull, [judge_reads, judge_writes, verdict[1]])
-        judge.other = [verdict[0]]
-        os.close(verdict[1])
-    os.close(judge_reads)
-    os.close(judge_writes)
-    return candidate, judge
+def _fork_both(walls: jail.Walls, request: frames.Request, ends: list[int]) -> tuple[Process, Process | None]:
+    """Candidate and judge, joined by a pair of pipes that nobody else has.
+
+    The judge comes first: its ends are closed here by the time that the candidate is forked, which so never has them.
+    """
+    judge, line = None, []
+    if request.judge:
+        candidate_reads, judge_writes = os.pipe()
+        judge_reads, candidate_writes = os.pipe()
+        stderr, payload, verdict = ends[4:]
+        streams = [walls.devnull, walls.devnull, stderr, payload]
+        judge = _fork(walls, request, request.judge, streams, [judge_reads, judge_writes, verdict])
+        line = [candidate_reads, candidate_writes]
+    return _fork(walls, request, request.candidate, ends[:4], line), judge
 
 
-def _fork(walls: jail.Walls, header: dict[str, Any], role: str, stdin: int, stdout: int, line: list[int]) -> Process:
-    """One jailed process with these streams."""
-    stderr, payload, status = os.pipe(), os.pipe(), os.pipe()
+def _fork(walls: jail.Walls, request: frames.Request, entry: str, ends: list[int], line: list[int]) -> Process:
+    """One jailed process with these ends (standard streams and payload), which this process then closes."""
+    status = os.pipe()
     pid = jail.fork(walls)
     if pid == 0:
-        ends = [stdin, stdout, stderr[1], payload[0], status[1], *line]
-        child.live(walls, header[role], ends, header["cpu"], header["memory"])
-    for end in (stderr[1], payload[0], status[1]):
-        os.close(end)
-    return Process(pid, status[0], payload[1], stderr[0], header["cpu"])
+        child.live(walls, entry, [*ends, status[1], *line], request.cpu_seconds, request.memory_mb)
+    for end in (*ends, status[1], *line):
+        if end != walls.devnull:
+            os.close(end)
+    return Process(pid, status[0], request.cpu_seconds)
 
 
 def _await_jails(processes: list[Process]) -> str:
@@ -154,71 +146,40 @@ def _await_jails(processes: list[Process]) -> str:
             if time.monotonic() >= deadline:
                 return f"a process was not jailed within {_JAIL_SECONDS:g} s"
         word = os.read(process.status, 4096)
-        if word != b"R":
+        os.close(process.status)
+        if word != frames.CLOSED:
             return word[1:].decode(errors="replace") or "a process ended before it was jailed"
     return ""
 
 
 class Watch:
-    """The running job: who reads and writes what, and until when."""
+    """The running job, and until when."""
 
-    def __init__(
-        self, link: socket.socket, wake: int, header: dict[str, Any], candidate: Process, judge: Process | None
-    ) -> None:
-        self._link, self._wake, self._judge, self._candidate = link, wake, judge, candidate
-        self._processes = [candidate] if judge is None else [candidate, judge]
-        self._started = time.monotonic()
-        self._deadline = self._started + header["wall"]
-        most = header["output"]
-        self._selector = selectors.DefaultSelector()
-        self._stdout = self._source(candidate, candidate.other[1], most)
-        self._stderr = self._source(candidate, candidate.stderr, _STDERR_FACTOR * most, _TAIL)
-        self._sources = [self._stdout, self._stderr]
-        if judge is not None:
-            self._verdict = self._source(judge, judge.other[0], most)
-            self._judge_stderr = self._source(judge, judge.stderr, _STDERR_FACTOR * most, _TAIL)
-            self._sources += [self._verdict, self._judge_stderr]
-        self._selector.register(wake, selectors.EVENT_READ)
-        self._selector.register(link, selectors.EVENT_READ)
-
-    def _source(self, process: Process, file: int, most: int, tail: int | None = None) -> Source:
-        source = Source(file, most, lambda: process.end("output"), tail)
-        self._selector.register(file, selectors.EVENT_READ, source)
-        return source
-
-    def feed(self, payload: bytes, stdin: bytes, judge_payload: bytes) -> None:
-        """Give each process what it is to read."""
-        self._sink(self._candidate.payload, frames.with_length(payload))
-        self._sink(self._candidate.other[0], stdin)
-        if self._judge is not None:
-            self._sink(self._judge.payload, frames.with_length(judge_payload))
-
-    def _sink(self, file: int, data: bytes) -> None:
-        sink = Sink(file, data)
-        if data:
-            self._selector.register(file, selectors.EVENT_WRITE, sink)
-        else:
-            os.close(file)
+    def __init__(self, link: socket.socket, wake: int, deadline: float, processes: list[Process]) -> None:
+        self._link, self._wake, self._deadline, self._processes = link, wake, deadline, processes
 
     def run(self) -> bool:
         """Watch until the job is over and all is reaped; False when nobody waits for the outcome any more."""
-        wanted = True
-        decisive = self._judge or self._candidate
-        while wanted and not decisive.reap():
-            self._candidate.reap()
-            for key, _ in self._selector.select(self._nap()):
-                if key.fd == self._wake:
-                    os.read(self._wake, 4096)
-                elif key.data is None:
-                    wanted = False
-                elif not key.data.pump():
-                    self._selector.unregister(key.fileobj)
-                    os.close(key.fd)
+        candidate, decisive = self._processes[0], self._processes[-1]
+        while not decisive.reap():
+            candidate.reap()
+            ready = select.select([self._wake, self._link], [], [], self._nap())[0]
+            if self._wake in ready:
+                os.read(self._wake, 4096)
+            if self._link in ready:
+                try:
+                    self._over(frames.receive(self._link))
+                except frames.Lost:
+                    return False
             self._enforce()
         for process in self._processes:
             process.end("killed")
             process.reap(0)
-        return wanted
+        return True
+
+    def _over(self, word: bytes) -> None:
+        """End a process that has written too much."""
+        self._processes[0 if word == b"c" else -1].end("output")
 
     def _nap(self) -> float:
         """Until something can happen: a process uses at most a second of CPU in a second."""
@@ -228,25 +189,8 @@ class Watch:
     def _enforce(self) -> None:
         """End what has had its time. The judge's turn comes a little after the candidate's."""
         late = time.monotonic() - self._deadline
-        for process in self._processes:
+        for number, process in enumerate(self._processes):
             if process.cpu() >= process.cpu_limit:
                 process.end("cpu")
-            elif late >= (_GRACE if process is self._judge else 0.0):
+            elif late >= (_GRACE if number else 0.0):
                 process.end("wall")
-
-    def answer(self) -> None:
-        """Send the outcome."""
-        wall = time.monotonic() - self._started
-        for source in self._sources:
-            if source.file in self._selector.get_map():
-                source.drain()
-        verdict = bytes(self._verdict.data) if self._judge is not None else b""
-        header = {
-            "candidate": self._candidate.report(),
-            "judge": None if self._judge is None else self._judge.report(),
-            "truncated": self._stdout.truncated,
-            "wall": wall,
-        }
-        frames.send_header(self._link, header)
-        judge_stderr = bytes(self._judge_stderr.data) if self._judge is not None else b""
-        frames.send(self._link, verdict, bytes(self._stdout.data), bytes(self._stderr.data), judge_stderr)

@@ -16,6 +16,7 @@ import contextlib
 import importlib
 import io
 import json
+import marshal
 import math
 import reprlib
 import sys
@@ -23,6 +24,7 @@ import time
 import types
 import unittest
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from gruppo.rewards.sandbox import subjects, wire
@@ -187,12 +189,12 @@ class Judge:
                 names = frozenset(test[0] for test in self._calls())
                 self._namespace = Namespace(self._peer, subjects.Reading([], names, frozenset(), names | {"Solution"}))
                 return [(True, self._call_label(test), self._call(*test)) for test in self._calls()]
-            reading = subjects.read(self._tests, self._entry, self._classes)
+            reading, steps = self._read_steps()
             self._namespace = Namespace(self._peer, reading)
             self._namespace |= {subjects.DIRECT: direct, subjects.CASE: _case}
             if self._prelude:
                 self._run_prelude()
-            return [(step.test, step.label, self._code(step)) for step in reading.steps]
+            return [(test, label, partial(exec, code, self._namespace)) for test, label, code in steps]
         except Exception as error:
             self._say({"broken": self._why(error)})
             return None
@@ -205,9 +207,14 @@ class Judge:
                     exec(compile(ast.Module([node], []), subjects.FILENAME, "exec"), self._namespace)
         self._namespace.pop(self._entry, None)
 
-    def _code(self, step: subjects.Step) -> Callable[[], Any]:
-        code = compile(ast.Module(step.body, []), subjects.FILENAME, "exec")
-        return lambda: exec(code, self._namespace)
+    def _read_steps(self) -> tuple[subjects.Reading, list[tuple[bool, str, types.CodeType]]]:
+        """What the tests' text says, and whether each step is a test, its text, its code."""
+        if self._kind == "read":
+            *names, steps = self._tests
+            reading = subjects.Reading([], *map(frozenset, names))
+            return reading, [(test, label, marshal.loads(code)) for test, label, code in steps]
+        reading = subjects.read(self._tests, self._entry, self._classes)
+        return reading, [(step.test, step.label, subjects.compiled(step)) for step in reading.steps]
 
     def _each(self, steps: list[tuple[bool, str, Callable[[], Any]]]) -> None:
         broken = ""

@@ -8,17 +8,15 @@ Each jailed process is then born as process 1 of a process namespace of its own.
 import ctypes
 import os
 import platform
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
 _NEWNS, _NEWCGROUP, _NEWUTS, _NEWIPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
-_NEWUSER, _NEWPID, _NEWNET = 0x10000000, 0x20000000, 0x40000000
+_NEWUSER, _NEWNET = 0x10000000, 0x40000000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_REC, _MS_PRIVATE = 1, 2, 4, 8, 32, 16384, 1 << 18
 _MNT_DETACH = 2
 _PLACES = ("/tmp", "/run", "/mnt", "/var", "/usr", "/etc", "/proc")
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
-_CLONE = {"x86_64": 56, "aarch64": 220}
 
 
 def enter(libc: ctypes.CDLL, unused: int | None) -> int | None:
@@ -47,25 +45,6 @@ def enter(libc: ctypes.CDLL, unused: int | None) -> int | None:
     if os.listdir("/"):
         raise OSError("the new root is not empty")
     return user
-
-
-def fork() -> int:
-    """Fork a process 1 of a new process namespace; as `os.fork` in all else.
-
-    Raises:
-        OSError: the machine refuses.
-    """
-    python = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter lock, as os.fork does
-    python.PyOS_BeforeFork()
-    pid = python.syscall(_CLONE[platform.machine()], _NEWPID | int(signal.SIGCHLD), None, None, None, None)
-    if pid == 0:
-        python.PyOS_AfterFork_Child()
-        return 0
-    error = ctypes.get_errno()
-    python.PyOS_AfterFork_Parent()
-    if pid < 0:
-        raise OSError(error, "a new process namespace")
-    return pid
 
 
 def _enter_user_namespace(libc: ctypes.CDLL, unused: int | None) -> int | None:

@@ -1,10 +1,12 @@
 """The trainer's side: hands jobs to the zygote, starts it anew where it died, and waits for outcomes.
 
-Any number of threads may call `run`; at most `2 * cores` (and at least 4) jobs run at once, others wait. After a fork
+Any number of threads may call `run`; at most `2 * cores` (and at least 4, and a 16th of
+the descriptors that this process may have) jobs run at once, others wait. After a fork
 of the trainer the child starts a zygote of its own.
 """
 
 import os
+import resource
 import threading
 from types import TracebackType
 
@@ -15,6 +17,8 @@ from gruppo.rewards.sandbox.job import Job, Level, Outcome
 from gruppo.rewards.sandbox.probe import BEST_FIRST, start
 
 _ATTEMPTS = 3
+_DESCRIPTORS = 16
+"""More than a job ever has open in this process."""
 
 
 class Sandbox:
@@ -35,7 +39,7 @@ class Sandbox:
         """
         self.level, self._zygote = _choose(unsafe, level)
         self._lock = threading.Lock()
-        self._slots = threading.BoundedSemaphore(max(4, 2 * (os.cpu_count() or 1)))
+        self._slots = threading.BoundedSemaphore(_slots())
         self._closed = False
 
     def run(self, job: Job) -> Outcome:
@@ -85,6 +89,13 @@ class Sandbox:
             if self._zygote is lost and not self._closed and not lost.alive():
                 lost.stop()
                 self._zygote = Zygote(self.level)
+
+
+def _slots() -> int:
+    """How many jobs run at once; as many as this process may have descriptors for, with plenty left for others."""
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    most = 2 * (os.cpu_count() or 1)
+    return max(4, most if descriptors == resource.RLIM_INFINITY else min(most, descriptors // _DESCRIPTORS))
 
 
 def _choose(unsafe: bool, level: Level | None) -> tuple[Level, Zygote]:

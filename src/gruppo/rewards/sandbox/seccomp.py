@@ -20,6 +20,8 @@ _ALLOW, _ERRNO, _KILL_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
 _NR, _ARCH, _ARGS = 0, 4, 16
 _X32 = 0x40000000
 _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
+_AT_ONCE = 4
+Instruction = tuple[int, int, int, int]
 
 # name: (x86-64, aarch64); None where the architecture has no such call
 _FREE: dict[str, tuple[int | None, int | None]] = {
@@ -98,25 +100,32 @@ def filter_program(machine: str) -> bytes:
     code = [(_LD, 0, 0, _ARCH), (_JEQ, 1, 0, architecture), (_RET, 0, 0, _KILL_PROCESS), (_LD, 0, 0, _NR)]
     if machine == "x86_64":
         code += [(_JGE, 0, 1, _X32), (_RET, 0, 0, _KILL_PROCESS)]
-    for numbers in _FREE.values():
-        code += _answer(numbers[column], _ALLOW)
-    for numbers, checks in _NARROWED.values():
-        body = [instruction for check in checks for instruction in _require(*check)]
-        body.append((_RET, 0, 0, _ALLOW))
-        code += [(_JEQ, 0, len(body), numbers[column]), *body]
-    for numbers in _BY_PATH.values():
-        code += _answer(numbers[column], _ERRNO | errno.ENOENT)
-    code += _answer(_IOCTL[column], _ERRNO | errno.ENOTTY)
-    code.append((_RET, 0, 0, _ERRNO | errno.EPERM))
+    code += _search(sorted(_cases(column)))
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in code)
 
 
-def _answer(number: int | None, action: int) -> list[tuple[int, int, int, int]]:
-    """One call, one action."""
-    return [] if number is None else [(_JEQ, 0, 1, number), (_RET, 0, 0, action)]
+def _cases(column: int) -> list[tuple[int, list[Instruction]]]:
+    """Each call's number, and what is done about it."""
+    allow, no_file = [(_RET, 0, 0, _ALLOW)], [(_RET, 0, 0, _ERRNO | errno.ENOENT)]
+    cases = [(numbers[column], allow) for numbers in _FREE.values()]
+    cases += [(numbers[column], no_file) for numbers in _BY_PATH.values()]
+    cases += [(_IOCTL[column], [(_RET, 0, 0, _ERRNO | errno.ENOTTY)])]
+    for numbers, checks in _NARROWED.values():
+        cases.append((numbers[column], [*(step for check in checks for step in _require(*check)), *allow]))
+    return [(number, body) for number, body in cases if number is not None]
 
 
-def _require(argument: int, bits: int, values: Sequence[int]) -> list[tuple[int, int, int, int]]:
+def _search(cases: list[tuple[int, list[Instruction]]]) -> list[Instruction]:
+    """Halve until few are left: the kernel runs a filter once for every call there is when it is put on a process."""
+    if len(cases) > _AT_ONCE:
+        half = len(cases) // 2
+        low, high = _search(cases[:half]), _search(cases[half:])
+        return [(_JGE, len(low), 0, cases[half][0]), *low, *high]
+    code = [step for number, body in cases for step in ((_JEQ, 0, len(body), number), *body)]
+    return [*code, (_RET, 0, 0, _ERRNO | errno.EPERM)]
+
+
+def _require(argument: int, bits: int, values: Sequence[int]) -> list[Instruction]:
     """Go on if these bits of the argument have one of the values, else refuse. `bits` lie in one half of the 64."""
     high = bits > 0xFFFFFFFF
     offset = _ARGS + 8 * argument + (4 if high else 0)

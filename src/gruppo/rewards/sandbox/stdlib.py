@@ -18,6 +18,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import CodeType, ModuleType
 
+from gruppo.rewards.sandbox import memory
+
 _LOADED = """
     array ast atexit base64 binascii bisect bz2 calendar cmath codecs collections collections.abc contextlib copy
     copyreg csv ctypes dataclasses datetime decimal encodings.ascii encodings.latin_1 enum errno fractions functools gc
@@ -35,17 +37,19 @@ _LEFT_OUT = {
     "pydoc_data", "venv", "idle_test", "__pycache__", "msilib", "lib-dynload", "_pyrepl",
 }  # fmt: skip
 _PYC_HEADER = 16
+_ROOT = Path(sysconfig.get_path("stdlib"))
 
 
 class MemoryFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds and loads modules of the standard library without touching a file."""
 
     def __init__(self) -> None:
-        self._code: dict[str, tuple[bytes, bool, str]] = {}
-        for name, path, is_package in _files(Path(sysconfig.get_path("stdlib"))):
-            code = _code(path)
-            if code:
-                self._code[name] = (zlib.compress(code, 1), is_package, str(path))
+        self._code: dict[str, tuple[memoryview, bool, str]] = {}
+        places: list[tuple[str, int, bool, str]] = []
+        kept, start = memory.set_apart(_packed(places)), 0
+        for name, size, is_package, path in places:
+            self._code[name] = (kept[start : start + size], is_package, path)
+            start += size
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -78,6 +82,16 @@ def load() -> None:
     sys.path_hooks.clear()
     sys.path_importer_cache.clear()
     sys.path.clear()
+
+
+def _packed(places: list[tuple[str, int, bool, str]]) -> Iterator[bytes]:
+    """Every module's code, one at a time; name, length, whether it is a package and file go into the list."""
+    for name, path, is_package in _files(_ROOT):
+        code = _code(path)
+        if code:
+            piece = zlib.compress(code, 1)
+            places.append((name, len(piece), is_package, str(path)))
+            yield piece
 
 
 def _files(root: Path) -> Iterator[tuple[str, Path, bool]]:

@@ -1,4 +1,4 @@
-"""The guard's ends of a job's pipes, none of which ever blocks it."""
+"""The trainer's ends of a job's pipes, none of which ever blocks it."""
 
 import os
 from collections.abc import Callable
@@ -7,7 +7,7 @@ _CHUNK = 65_536
 
 
 class Source:
-    """Collects what a process writes: the first `keep` bytes, or the last ones; `over` is called past `most` bytes."""
+    """Collects what a process writes: the first `most` bytes, or the last `tail`; `over` is called past `most`."""
 
     def __init__(self, file: int, most: int, over: Callable[[], None], tail: int | None = None) -> None:
         os.set_blocking(file, False)

@@ -15,9 +15,11 @@
 
 import ast
 import builtins
+import marshal
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from types import CodeType
 
 from gruppo.rewards.sandbox import values
 
@@ -68,6 +70,25 @@ def read(sources: Sequence[str], entry_point: str | None, classes: Iterable[str]
         rewrite = _Operators(instances)
         steps = [Step([rewrite.visit(node) for node in step.body], step.test, step.label) for step in steps]
     return Reading(steps, builtin, modules, free)
+
+
+Plain = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[tuple[bool, str, bytes], ...]]
+"""A reading as plain values: names as in Reading, and of each step whether it is a test, its text, its code."""
+
+
+def read_ahead(sources: Sequence[str], entry_point: str | None, classes: Iterable[str]) -> Plain | None:
+    """Read and compile the tests where they are not run; None where they can't be, which the judge will say."""
+    try:
+        reading = read(sources, entry_point, classes)
+        steps = [(step.test, step.label, marshal.dumps(compiled(step))) for step in reading.steps]
+    except Exception:
+        return None
+    return tuple(reading.builtin), tuple(reading.modules), tuple(reading.free), tuple(steps)
+
+
+def compiled(step: Step) -> CodeType:
+    """A step's code."""
+    return compile(ast.Module(step.body, []), FILENAME, "exec", dont_inherit=True)
 
 
 def _label(body: list[ast.stmt]) -> str:

@@ -1,15 +1,15 @@
 """The warm process that jobs are forked from. It never sees a job: it only passes on a socket.
 
 ```
-trainer ── Sandbox ─┬─ control socket ── zygote                      fresh Python, empty environment, modules loaded
-                    │                       ├─ guard of job 1        limits, streams, outcome
-                    └─ a socket per job ────┤     ├─ candidate       jailed
-                                            │     └─ judge           jailed
-                                            └─ guard of job 2 ...
+trainer ── Sandbox ─┬─ control socket ── zygote                fresh Python, empty environment, modules loaded
+                    │                       ├─ guard           one job after another: limits, how it ended
+                    └─ a socket per guard ──┤     ├─ candidate   jailed; its streams go to the trainer
+                                            │     └─ judge       jailed; its verdict goes to the trainer
+                                            └─ guard ...
 ```
 Who dies with whom: the zygote when the trainer's end of the socket closes or the trainer is gone; a guard with the
-zygote, and jailed processes with their guard, by the kernel's parent-death signal. A guard forks both before it has
-read anything of the job but entries and limits, so that neither can have the other's payload in its memory.
+zygote, and jailed processes with their guard, by the kernel's parent-death signal. A guard never has anything of a job
+but entries and limits, so what the jailed are forked from holds no payload and no output, of this job or of another.
 """
 
 import gc
@@ -23,7 +23,7 @@ import time
 import traceback
 from importlib.util import find_spec
 
-from gruppo.rewards.sandbox import guard, jail, stdlib
+from gruppo.rewards.sandbox import child, guard, jail, memory, stdlib
 
 ENTRY_MODULES = tuple(f"gruppo.rewards.sandbox.{name}" for name in ("bare", "check", "candidate", "judge", "script"))
 """Modules whose functions may be a program's entry."""
@@ -32,7 +32,7 @@ _BREATH = 0.2
 
 
 def main(descriptor: int, level: str) -> None:
-    """Get ready, say so on the control socket, then fork a guard for each job until the trainer is gone."""
+    """Get ready, say so on the control socket, then fork guards until the trainer is gone."""
     control = socket.socket(fileno=descriptor)
     trainer = os.getppid()
     try:
@@ -66,12 +66,15 @@ def _preload() -> None:
         if find_spec(name) is not None:
             importlib.import_module(name)
     stdlib.load()
+    child.prepare()
+    gc.disable()
     gc.collect()
     gc.freeze()
+    memory.settle()
 
 
 def _serve(control: socket.socket, trainer: int, walls: jail.Walls) -> None:
-    """One guard for each socket that arrives."""
+    """A guard for each socket that arrives."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     me = os.getpid()
     while os.getppid() == trainer:
