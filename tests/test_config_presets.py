@@ -70,6 +70,7 @@ TASKS: dict[str, tuple[float, ...]] = {
     "format": (15, 0.0005, 8, 1.2, 5e-6, 512),
     "math_reasoning": (0.2, 0.05, 16, 1.0, 1e-5, 500),
     "instruction_following": (0.2, 0.1, 8, 1.0, 5e-6, 200),
+    "logic": (0.2, 0, 8, 1.0, 3e-6, 2048),
 }
 COLUMNS = ("epsilon", "beta", "group_size", "temperature", "learning_rate", "max_completion_length")
 
@@ -151,7 +152,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(tmp_path: Path) -> None:
     assert str(caught.value).split("\n")[1:] == [
         "  steps: got 0, wanted 1 or more",
         "  preset: there is no preset 'dapoo', only deepseek-r1, deepseekmath, dr-grpo, dapo, gspo, cispo, rloo, "
-        "reinforce, math, code, qa, format, math_reasoning, instruction_following. Did you mean 'dapo'?",
+        "reinforce, math, code, qa, format, math_reasoning, instruction_following, logic. Did you mean 'dapo'?",
     ]
 
 
