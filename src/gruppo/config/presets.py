@@ -207,7 +207,7 @@ _TASKS = (
             "max_completion_length": 2048,
         },
         {
-            "epsilon": "PPO's clip range; with one update per batch it does nothing",
+            "epsilon": "PPO's clip range; with four updates per batch 0.2 gained, and 10 lost",
             "beta": "0.001 and 0.04 ended where 0 does, and cost a reference policy",
             "group_size": "16 with half as many problems ended where 8 does",
             "temperature": "0.8 and 1.2 gained a little less",
