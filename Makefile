@@ -42,6 +42,7 @@ results: setup
 	$(BIN)/python benchmarks/variants.py
 	$(BIN)/python benchmarks/curriculum.py
 	$(if $(KK),$(BIN)/python benchmarks/knights.py --data $(KK))
+	$(if $(KK),$(BIN)/python benchmarks/logic.py --data $(KK))
 	$(if $(REWARDS),$(BIN)/python benchmarks/rewards.py --data $(REWARDS))
 	$(if $(REWARDS),$(BIN)/python benchmarks/code_judge.py --data $(REWARDS)/mbpp)
 	$(BIN)/python benchmarks/sandbox.py
