@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from gruppo.rewards.process import Portable
 from gruppo.rewards.rubric import TIME_LIMIT, Reward, Rubric
 from gruppo.rewards.sandbox.sandbox import Sandbox
 from gruppo.rewards.workers import WorkerPool, by_value
+
+ENTRY_POINTS = "gruppo.rewards"
+"""The group under which an installed package registers rewards by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,7 @@ def reward_of(
     built_in = BUILT_IN.get(config.name) if function is None else None
     reward = Reward(
         config.name,
-        function or (_built_in(config, max_completion_length) if built_in else _yours(config.name)),
+        function or (_built_in(config, max_completion_length) if built_in else load_function(_place_of(config.name))),
         weight=config.weight,
         full_scale=config.full_scale,
         data=config.data,
@@ -119,9 +123,11 @@ def reward_of(
         time_limit=config.time_limit or (built_in.time_limit if built_in else TIME_LIMIT),
         place="here" if config.isolation == "inline" else built_in.place if built_in else "process",
     )
+    if function is not None:
+        return reward
     if built_in is None:
-        portable = None if function else Portable(config.name, _absolute(config.name), waits=is_async(reward.function))
-        return replace(reward, portable=portable)
+        place = _absolute(_place_of(config.name))
+        return replace(reward, portable=Portable(config.name, place, waits=is_async(reward.function)))
     if config.name == "format" and isinstance(config, FormatReward) and not (config.pattern or config.json_schema):
         return replace(reward, place="here")
     if built_in.unlimited:
@@ -167,14 +173,22 @@ def _home(reference: str) -> Callable[..., Any]:
     return getattr(import_module(f"gruppo.rewards.{module}"), name)
 
 
-def _yours(name: str) -> Callable[..., Any]:
-    if ":" not in name:
-        known = list(REWARDS)
+def _place_of(name: str) -> str:
+    """`file.py:function` or `module:function` of the user's reward; a lone name is that of an entry point.
+
+    Raises:
+        RewardError: there is no built-in reward and no entry point of this name.
+    """
+    if ":" in name:
+        return name
+    registered = {entry.name: entry.value for entry in entry_points(group=ENTRY_POINTS)}
+    if name not in registered:
+        known = [*REWARDS, *registered]
         raise RewardError(
             f"rewards: no built-in reward '{name}', only {', '.join(known)}.{nearest(name, known)} "
             "Your own is file.py:function or module:function."
         )
-    return load_function(name)
+    return registered[name]
 
 
 def _absolute(name: str) -> str:
