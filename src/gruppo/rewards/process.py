@@ -57,6 +57,7 @@ class WorkerProcess:
         self._rest = b""
         self._runner: int | None = None
         self.usable = True
+        self.killed = False
         self._owner = os.getpid()
         self._log = log
         self._memory_bytes = memory_bytes
@@ -177,6 +178,7 @@ class WorkerProcess:
 
     def _end_of(self, code: int, seconds: float) -> Failure:
         """What an exit status says; the signal is that of the timer of CPU time."""
+        self.killed = code in (-signal.SIGKILL, -signal.SIGTERM)
         if code == -signal.SIGPROF:
             return late(seconds)
         return crashed(f"by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}")

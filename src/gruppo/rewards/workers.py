@@ -10,9 +10,9 @@ Each thread of the pool owns one process, asks it, and waits with a limit. A cal
   and had no core not counted (Linux; elsewhere, wall clock of three times its seconds and five more);
 - when its process dies.
 
-A call whose process died is tried once more, since something else may have killed it. Then the completion in hand has a
-failure for an outcome, the process is killed with everything that it started, and the rest of the group goes to a new
-one. The order of outcomes is that of the calls, whatever the number of processes.
+A call whose process was killed by somebody else (SIGKILL, SIGTERM) is tried once more. Otherwise the completion in hand
+has a failure for an outcome, the process is killed with everything that it started, and the rest of the group goes to a
+new one. The order of outcomes is that of the calls, whatever the number of processes.
 """
 
 import contextlib
@@ -127,7 +127,7 @@ class WorkerPool:
             if not worker.usable:
                 self._drop(worker)
             missing = [index for index in left if index not in found]
-            if failure.kind == "crashed" and missing[0] not in once:
+            if worker.killed and missing[0] not in once:
                 once.add(missing[0])
                 continue
             found.update(dict.fromkeys(missing if batch or function.waits else missing[:1], failure))
