@@ -49,6 +49,20 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class LossTokens:
+    """What a loss asks of the N tokens of a micro-batch that carry one, completion by completion: each [N]."""
+
+    targets: Tensor
+    """The tokens themselves."""
+    sampler_logprobs: Tensor
+    advantages: Tensor
+    weights: Tensor
+    """What a token weighs in the loss."""
+    completion: Tensor
+    """Which of the micro-batch's rows a token belongs to."""
+
+
+@dataclass(frozen=True, slots=True)
 class MicroBatch:
     """Rows side by side. Everything from `targets` on covers the K columns whose logits predict completion tokens."""
 
@@ -66,11 +80,20 @@ class MicroBatch:
     """[B, K - 1]; each completion's advantage under all its tokens."""
     weights: Tensor
     """[B, K - 1]; what a token weighs in the loss, as the advantages."""
+    numbers: tuple[int, ...]
+    """Where each of the rows stands among those that were cut into micro-batches."""
 
     @property
     def completion(self) -> Tensor:
         """[N], which of the B rows a loss token belongs to."""
         return self.mask.nonzero()[:, 0]
+
+    @property
+    def loss_tokens(self) -> LossTokens:
+        """The tokens that carry a loss."""
+        mask = self.mask
+        picked = (each[mask] for each in (self.targets, self.sampler_logprobs, self.advantages, self.weights))
+        return LossTokens(*picked, self.completion)
 
 
 def build_batch(groups: Sequence[Group], advantages: Tensor, *, mask_truncated: bool = False) -> Batch:
@@ -125,15 +148,16 @@ def micro_batches(rows: Sequence[Row], token_budget: int, device: torch.device) 
     A row longer than the budget stands alone. The order is by length, longest first, ties as they came, so that the
     largest memory use comes first and the same rows always give the same micro-batches.
     """
-    ordered = sorted(rows, key=len, reverse=True)
+    ordered = sorted(range(len(rows)), key=lambda number: len(rows[number]), reverse=True)
     start = 0
     while start < len(ordered):
-        fits = max(1, token_budget // len(ordered[start]))
-        yield _pad(ordered[start : start + fits], device)
+        fits = max(1, token_budget // len(rows[ordered[start]]))
+        numbers = tuple(ordered[start : start + fits])
+        yield _pad([rows[number] for number in numbers], numbers, device)
         start += fits
 
 
-def _pad(rows: Sequence[Row], device: torch.device) -> MicroBatch:
+def _pad(rows: Sequence[Row], numbers: tuple[int, ...], device: torch.device) -> MicroBatch:
     length = max(map(len, rows))
     first = min(len(row.prompt_ids) for row in rows) - 1
     shape = (len(rows), length)
@@ -156,6 +180,7 @@ def _pad(rows: Sequence[Row], device: torch.device) -> MicroBatch:
         sampler_logprobs=torch.from_numpy(sampler_logprobs[:, targets]).to(device),
         advantages=_per_row([row.advantage for row in rows], tensor_mask),
         weights=_per_row([row.weight for row in rows], tensor_mask),
+        numbers=numbers,
     )
 
 
