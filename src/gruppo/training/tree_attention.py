@@ -18,7 +18,7 @@ builds no mask. Outside `attending_by_trees` the model is as it was: sampling an
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -30,9 +30,22 @@ from transformers import AttentionInterface, PreTrainedModel
 NAME = "gruppo_tree"
 KEYWORD = "gruppo_tree"
 """The keyword that carries a row's layout through a model's forward to its attention."""
-HANDLED = frozenset({"sliding_window", "softcap", "s_aux", "is_causal", "output_attentions", "use_cache", "position_ids"})
-"""Keywords beside transformers' common ones that models give their attention, and that are heeded here or say
-nothing of its result."""
+AS_SDPA = "gruppo_tree_as_sdpa"
+"""The name for a model on transformers' own `sdpa`, which leaves score caps and sinks out without a word. So do the
+trees then: the update has to be of the model that samples."""
+HEEDED = frozenset({"sliding_window", "softcap", "s_aux"})
+IDLE = frozenset(
+    {
+        "is_causal",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "position_ids",
+        "return_dict",
+        "use_cache",
+    }
+)
+"""Keywords that models hand to their attention though they say nothing of its result."""
 
 
 class Span(NamedTuple):
@@ -86,7 +99,7 @@ class Layout:
     calls: int = 0
     """Attention calls that came by, for the gate."""
     seen: set[str] = field(default_factory=set[str])
-    """Keywords that came with them and are not handled here, for the gate."""
+    """Keywords that came with them and are not heeded here, for the gate."""
     _masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict[tuple[int, int | None], Tensor])
 
     @cached_property
@@ -286,6 +299,7 @@ def tree_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    as_sdpa: bool = False,
     **keywords: Any,
 ) -> tuple[Tensor, None]:
     """What a model's attention layers call: query [1, H, L, D], key and value [1, K, L, D]; gives [1, L, H, D].
@@ -297,13 +311,13 @@ def tree_attention(
     if not isinstance(layout, Layout) or attention_mask is not None or dropout or query.shape[2] != key.shape[2]:
         raise ValueError("attention by trees wants a row of trees, without mask, dropout and cache")
     layout.calls += 1
-    layout.seen |= {name for name, each in keywords.items() if each is not None and name not in HANDLED}
+    layout.seen |= {name for name, each in keywords.items() if each is not None and name not in HEEDED | IDLE}
     q, k, v = (each.transpose(1, 2)[0] for each in (query, key, value))
     scale = q.shape[-1] ** -0.5 if scaling is None else scaling
     window = keywords.get("sliding_window")
     window = window if window is not None and window < layout.depth else None
     cap, sinks = keywords.get("softcap"), keywords.get("s_aux")
-    if cap is not None or sinks is not None:
+    if not as_sdpa and (cap is not None or sinks is not None):
         return _explicit(q, k, v, layout, scale, window, cap, sinks)[None], None
     if window is not None or q.device.type != "cpu" or q.shape[-1] != v.shape[-1]:
         return _masked(q, k, v, layout, scale, window)[None], None
@@ -311,6 +325,7 @@ def tree_attention(
 
 
 AttentionInterface.register(NAME, tree_attention)
+AttentionInterface.register(AS_SDPA, partial(tree_attention, as_sdpa=True))
 
 
 @contextmanager
@@ -318,7 +333,7 @@ def attending_by_trees(model: nn.Module) -> Iterator[None]:
     """Inside, the model's forward wants `gruppo_tree=Layout`; before and after, it is as it came."""
     base = base_of(model)
     before = base.config._attn_implementation  # pyright: ignore[reportPrivateUsage]
-    base.set_attn_implementation(NAME)
+    base.set_attn_implementation(AS_SDPA if before == "sdpa" else NAME)
     try:
         yield
     finally:
