@@ -266,7 +266,10 @@ def test_bfloat16_is_as_near_to_float32_as_padded_rows_are(name: str):
     model = deepcopy(exact).bfloat16()
     exact.load_state_dict(model.state_dict())
     _, expected = updated(exact, rows, "padded")
-    far = {packing: distance(_floats(updated(deepcopy(model), rows, packing)[1]), expected) for packing in ("padded", "trees")}
+    far = {
+        packing: distance(_floats(updated(deepcopy(model), rows, packing)[1]), expected)
+        for packing in ("padded", "trees")
+    }
     assert far["trees"] <= 1.2 * far["padded"]
     assert far["trees"] < 0.06
 

@@ -92,8 +92,13 @@ class MicroBatch:
     def loss_tokens(self) -> LossTokens:
         """The tokens that carry a loss."""
         mask = self.mask
-        picked = (each[mask] for each in (self.targets, self.sampler_logprobs, self.advantages, self.weights))
-        return LossTokens(*picked, self.completion)
+        return LossTokens(
+            targets=self.targets[mask],
+            sampler_logprobs=self.sampler_logprobs[mask],
+            advantages=self.advantages[mask],
+            weights=self.weights[mask],
+            completion=self.completion,
+        )
 
 
 def build_batch(groups: Sequence[Group], advantages: Tensor, *, mask_truncated: bool = False) -> Batch:

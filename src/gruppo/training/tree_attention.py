@@ -129,8 +129,8 @@ class Layout:
         parts: list[Part] = []
         for spans in by_length.values():
             roots = {span.body: (span.start, span.prompt) for span in spans}
-            for alike in _alike([(span.body, span.end - span.body) for span in spans]):
-                parts.append(_part(alike, [roots[start] for start, _ in alike], causal=False))
+            groups = _alike([(span.body, span.end - span.body) for span in spans])
+            parts += [_part(alike, [roots[start] for start, _ in alike], causal=False) for alike in groups]
         return parts
 
     def mask(self, number: int, window: int | None, device: torch.device) -> Tensor:
