@@ -86,6 +86,7 @@ def main(shapes: list[str], precision: str) -> None:
                 start = time.process_time()
                 policy.update(batch, LossSettings(), 1.0)
                 seconds[packing].append(time.process_time() - start)
+            print(f"  {shape}: " + ", ".join(f"{name} {each[-1]:.3f} s" for name, each in seconds.items()), flush=True)
         pairs = list(zip(seconds["padded"], seconds["trees"], strict=True))[1:]  # the first pair warms up
         padded, trees = (statistics.median(each) for each in zip(*pairs, strict=True))
         ratio = statistics.median(a / b for a, b in pairs)

@@ -223,6 +223,15 @@ def test_the_edges(name: str, family: str):
         agree(tiny(family), groups_of(EDGES[name]), off=1e-6, far=1e-5, budget=budget)
 
 
+@pytest.mark.parametrize("family", ["qwen2", "llama", "gpt2"])
+def test_a_completion_without_loss_has_no_log_probs(family: str):
+    rows = groups_of([(5, [0]), (5, [3])])
+    rows[1] = replace(rows[1], mask=np.zeros(3, bool))
+    policy = LocalPolicy(tiny(family), Caught(MasterWeights(tiny(family))), 60)
+    assert not policy.why_padded
+    assert [len(each) for each in policy.logprobs(rows, 1.0)] == [0, 0]
+
+
 def test_equal_completions_each_count():
     rows = groups_of([(6, [5])])
     twins = [replace(rows[0], advantage=a) for a in (1.0, 0.5, 0.5)]

@@ -37,7 +37,8 @@ def why_not_trees(model: nn.Module) -> str:
     try:
         return _tried(model, name)
     except Exception as error:  # whatever a model makes of a keyword that it does not know
-        return f"{name} does not take a tree ({type(error).__name__}: {str(error).strip().splitlines()[:1]})"
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return f"{name} does not take a tree ({first})"
     finally:
         transformers_logging.set_verbosity(before)
 
