@@ -298,6 +298,14 @@ def test_models_that_would_be_silently_wrong_keep_padded_rows(name: str):
     assert policy.update(Batch(tuple(groups_of(MIXED))), settings(), 1.0).stepped
 
 
+@pytest.mark.parametrize("name", REFUSED)
+def test_the_trial_alone_finds_them_too(name: str, monkeypatch: pytest.MonkeyPatch):
+    """What a class says of itself may be wrong one day; the two small trees don't ask."""
+    model = model_of(*REFUSED[name])
+    monkeypatch.setattr(type(model), "_supports_attention_backend", True)
+    assert why_not_trees(model) != ""
+
+
 def test_a_model_with_a_mixing_of_its_own_is_found_by_its_numbers():
     """All layers hand over their attention, and yet each token's embedding leaks into the next one's."""
     model = tiny()
