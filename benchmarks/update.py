@@ -79,7 +79,8 @@ def main(shapes: list[str], precision: str) -> None:
         for packing in seconds:
             model = model_of(shape, precision)
             optimizers = adamw(model, OptimizerFields(), 1e-6)
-            policies[packing] = LocalPolicy(model, optimizers, default_token_budget(vocabulary), packing=packing)
+            budget = default_token_budget(vocabulary, torch.device("cpu"))
+            policies[packing] = LocalPolicy(model, optimizers, budget, packing=packing)
         batch = Batch(tuple(rows_of(shape, vocabulary)))
         for _ in range(SHAPES[shape]["pairs"] + 1):
             for packing, policy in policies.items():

@@ -118,7 +118,7 @@ class Workbench:
     @property
     def token_budget(self) -> int:
         """Tokens of a micro-batch."""
-        return self.config.micro_batch_tokens or default_token_budget(self.loaded.vocabulary)
+        return self.config.micro_batch_tokens or default_token_budget(self.loaded.vocabulary, self.device)
 
     def sampling(self, temperature: float, max_completion_length: int) -> SamplingParams:
         """How to draw, with the model's stop tokens."""

@@ -194,6 +194,11 @@ def _per_row(values: Sequence[float], like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device=like.device)[:, None].expand(like.shape)
 
 
-def default_token_budget(vocabulary: int) -> int:
-    """Tokens of a micro-batch so that its logits stay below half a gibibyte in float32, at most 16,384."""
-    return max(256, min(16_384, 2**27 // vocabulary))
+def default_token_budget(vocabulary: int, device: torch.device) -> int:
+    """Tokens of a micro-batch so that its logits stay below half a gibibyte in float32; at most 2,048 on a CPU.
+
+    A CPU's matrix products gain nothing from more rows, and its caches lose: 26.5M parameters took as long with 2,048
+    as with 8,192 and half the memory, the demo's model less time (benchmarks/update.py).
+    """
+    most = 2_048 if device.type == "cpu" else 16_384
+    return max(256, min(most, 2**27 // vocabulary))
