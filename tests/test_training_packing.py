@@ -75,10 +75,13 @@ def test_minibatches_are_dealt_in_turn_and_weighed_each_by_itself():
     assert minibatches([masked, without], 1, "tokens", 10)[0][0].weight == 1 / 5
 
 
-def test_the_default_budget_follows_the_vocabulary():
-    assert default_token_budget(456) == 16_384
-    assert default_token_budget(151_936) == 883  # x 151,936 x 4 bytes = 0.5 GiB
-    assert default_token_budget(10**9) == 256
+def test_the_default_budget_follows_the_vocabulary_and_the_device():
+    cuda = torch.device("cuda")
+    assert default_token_budget(456, cuda) == 16_384
+    assert default_token_budget(456, CPU) == 2_048
+    for device in (cuda, CPU):
+        assert default_token_budget(151_936, device) == 883  # x 151,936 x 4 bytes = 0.5 GiB
+        assert default_token_budget(10**9, device) == 256
 
 
 @pytest.mark.parametrize("family", FAMILIES)

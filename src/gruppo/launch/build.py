@@ -31,7 +31,7 @@ from gruppo.training.checkpoint import Checkpoints
 from gruppo.training.controls import Controls, ControlSettings
 from gruppo.training.losses import LossSettings
 from gruppo.training.models import LoadedModel, add_lora, choose_device, load_model, merge_lora
-from gruppo.training.optimizers import build_optimizers
+from gruppo.training.optimizers import OptimizerSet, build_optimizers
 from gruppo.training.packing import Row, default_token_budget
 from gruppo.training.policy import LocalPolicy
 from gruppo.training.quantization import import_bitsandbytes
@@ -118,7 +118,7 @@ class Workbench:
     @property
     def token_budget(self) -> int:
         """Tokens of a micro-batch."""
-        return self.config.micro_batch_tokens or default_token_budget(self.loaded.vocabulary)
+        return self.config.micro_batch_tokens or default_token_budget(self.loaded.vocabulary, self.device)
 
     def sampling(self, temperature: float, max_completion_length: int) -> SamplingParams:
         """How to draw, with the model's stop tokens."""
@@ -185,7 +185,7 @@ class Workbench:
         config = self.config
         stream = problem_stream(config, problems, self.observer.note)
         optimizers = build_optimizers(self.loaded.model, config, config.learning_rate)
-        policy = LocalPolicy(self.loaded.model, optimizers, self.token_budget, reference=config.wants_reference)
+        policy = self._policy(optimizers)
         controls = Controls(config.steps, ControlSettings(config.target_kl, config.reference_refresh_every))
         curriculum = Curriculum(config)
         demonstrations = self._demonstrations_beside()
@@ -214,6 +214,18 @@ class Workbench:
             checkpoints=checkpoints,
             save_rollouts_every=config.save_rollouts_every,
         )
+
+    def _policy(self, optimizers: OptimizerSet) -> LocalPolicy:
+        """The policy; tells why its rows are padded where trees were asked for."""
+        wanted = self.config.packing
+        policy = LocalPolicy(
+            self.loaded.model, optimizers, self.token_budget, reference=self.config.wants_reference, packing=wanted
+        )
+        if wanted == "trees" and policy.why_padded:
+            self.observer.note(
+                f"packing: padded rows in place of trees, since {policy.why_padded}; slower, same update"
+            )
+        return policy
 
     def _demonstrations_beside(self) -> Demonstrations | None:
         """Demonstrations for the SFT term of GRPO, if the config has them."""

@@ -39,6 +39,7 @@ MAY_DIFFER = frozenset(
         "checkpoint_every",
         "save_rollouts_every",
         "micro_batch_tokens",
+        "packing",
         "max_live_completions",
     }
 )

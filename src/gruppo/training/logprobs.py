@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from gruppo.training.packing import MicroBatch
+from gruppo.training.tree_attention import KEYWORD
+from gruppo.training.trees import TreeBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,29 +28,45 @@ class TokenLogprobs:
         return _entropy(self.logits.detach(), self.normaliser.detach())
 
 
-def token_logprobs(model: nn.Module, batch: MicroBatch, temperature: float) -> TokenLogprobs:
+def token_logprobs(model: nn.Module, batch: MicroBatch | TreeBatch, temperature: float) -> TokenLogprobs:
     """Log-probs of the targets that carry a loss.
 
     Args:
-        model: a causal model of transformers, or one wrapped by peft.
-        batch: B rows, padded on the right.
+        model: a causal model of transformers, or one wrapped by peft; for trees inside `attending_by_trees`.
+        batch: rows padded on the right, or trees.
         temperature: logits are divided by it before the softmax.
 
     Returns:
-        [N], N the True entries of `batch.mask`, row by row. Gradients flow through `logprobs` and `logits`.
+        [N], in the order of `batch.loss_tokens`. Gradients flow through `logprobs` and `logits`.
     """
     logits = token_logits(model, batch, temperature)
     normaliser = torch.logsumexp(logits, dim=-1)
-    chosen = logits.gather(1, batch.targets[batch.mask][:, None]).squeeze(1)
+    chosen = logits.gather(1, batch.loss_tokens.targets[:, None]).squeeze(1)
     return TokenLogprobs(chosen - normaliser, logits, normaliser)
 
 
-def token_logits(model: nn.Module, batch: MicroBatch, temperature: float) -> Tensor:
+def token_logits(model: nn.Module, batch: MicroBatch | TreeBatch, temperature: float) -> Tensor:
     """[N, V] logits at the temperature, in float32 at least, that each loss token was drawn from."""
-    output = model(input_ids=batch.input_ids, logits_to_keep=batch.columns, use_cache=False)
-    logits = output.logits[:, -batch.columns : -1][batch.mask]
+    logits = _of_trees(model, batch) if isinstance(batch, TreeBatch) else _of_padded(model, batch)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return logits / temperature if temperature != 1.0 else logits
+
+
+def _of_padded(model: nn.Module, batch: MicroBatch) -> Tensor:
+    output = model(input_ids=batch.input_ids, logits_to_keep=batch.columns, use_cache=False)
+    return output.logits[:, -batch.columns : -1][batch.mask]
+
+
+def _of_trees(model: nn.Module, batch: TreeBatch) -> Tensor:
+    """The head sees the loss tokens alone; a prompt's last place once for each completion, cheaper than copying."""
+    inputs = {
+        "input_ids": batch.input_ids,
+        "position_ids": batch.position_ids,
+        "logits_to_keep": batch.logit_places,
+        "use_cache": False,
+        KEYWORD: batch.layout,
+    }
+    return model(**inputs).logits[0]
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from torch import Tensor
 from gruppo.algorithm.kl import exact_kl, kl_estimate
 from gruppo.algorithm.losses import LOSSES, RATIOS, ClipRange, Tokens, importance_weights, is_clipped
 from gruppo.training.logprobs import TokenLogprobs
-from gruppo.training.packing import MicroBatch
+from gruppo.training.packing import LossTokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class Sums:
 
 def micro_batch_loss(
     result: TokenLogprobs,
-    micro: MicroBatch,
+    wanted: LossTokens,
     settings: LossSettings,
     old_logprobs: Tensor | None,
     ref_logprobs: Tensor | None,
@@ -123,7 +123,7 @@ def micro_batch_loss(
 
     Args:
         result: the policy's forward pass, with gradient.
-        micro: the micro-batch.
+        wanted: the micro-batch's tokens that carry a loss.
         settings: names and numbers of the loss.
         old_logprobs: [N]; None: those of the forward pass.
         ref_logprobs: [N]; None: no KL term, or an exact one.
@@ -132,9 +132,9 @@ def micro_batch_loss(
     """
     logprobs = result.logprobs
     old = logprobs.detach() if old_logprobs is None else old_logprobs
-    tokens = Tokens(logprobs, old, micro.advantages[micro.mask], micro.completion)
+    tokens = Tokens(logprobs, old, wanted.advantages, wanted.completion)
     per_token = LOSSES[settings.loss](tokens, settings.clip)
-    sampler = micro.sampler_logprobs[micro.mask]
+    sampler = wanted.sampler_logprobs
     if settings.sampler_correction != "none":
         weights = importance_weights(tokens, sampler, settings.sampler_correction, settings.sampler_correction_max)
         per_token = per_token * weights
@@ -147,7 +147,7 @@ def micro_batch_loss(
     if kl is not None:
         per_token = per_token + settings.beta * kl
         sums.add(kl=kl)
-    loss = per_token * micro.weights[micro.mask]
+    loss = per_token * wanted.weights
     _add_up(sums, result, tokens, sampler, settings, loss)
     return loss.sum()
 

@@ -49,6 +49,20 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class LossTokens:
+    """What a loss asks of the N tokens of a micro-batch that carry one, completion by completion: each [N]."""
+
+    targets: Tensor
+    """The tokens themselves."""
+    sampler_logprobs: Tensor
+    advantages: Tensor
+    weights: Tensor
+    """What a token weighs in the loss."""
+    completion: Tensor
+    """Which of the micro-batch's rows a token belongs to."""
+
+
+@dataclass(frozen=True, slots=True)
 class MicroBatch:
     """Rows side by side. Everything from `targets` on covers the K columns whose logits predict completion tokens."""
 
@@ -66,11 +80,25 @@ class MicroBatch:
     """[B, K - 1]; each completion's advantage under all its tokens."""
     weights: Tensor
     """[B, K - 1]; what a token weighs in the loss, as the advantages."""
+    numbers: tuple[int, ...]
+    """Where each of the rows stands among those that were cut into micro-batches."""
 
     @property
     def completion(self) -> Tensor:
         """[N], which of the B rows a loss token belongs to."""
         return self.mask.nonzero()[:, 0]
+
+    @property
+    def loss_tokens(self) -> LossTokens:
+        """The tokens that carry a loss."""
+        mask = self.mask
+        return LossTokens(
+            targets=self.targets[mask],
+            sampler_logprobs=self.sampler_logprobs[mask],
+            advantages=self.advantages[mask],
+            weights=self.weights[mask],
+            completion=self.completion,
+        )
 
 
 def build_batch(groups: Sequence[Group], advantages: Tensor, *, mask_truncated: bool = False) -> Batch:
@@ -125,15 +153,16 @@ def micro_batches(rows: Sequence[Row], token_budget: int, device: torch.device) 
     A row longer than the budget stands alone. The order is by length, longest first, ties as they came, so that the
     largest memory use comes first and the same rows always give the same micro-batches.
     """
-    ordered = sorted(rows, key=len, reverse=True)
+    ordered = sorted(range(len(rows)), key=lambda number: len(rows[number]), reverse=True)
     start = 0
     while start < len(ordered):
-        fits = max(1, token_budget // len(ordered[start]))
-        yield _pad(ordered[start : start + fits], device)
+        fits = max(1, token_budget // len(rows[ordered[start]]))
+        numbers = tuple(ordered[start : start + fits])
+        yield _pad([rows[number] for number in numbers], numbers, device)
         start += fits
 
 
-def _pad(rows: Sequence[Row], device: torch.device) -> MicroBatch:
+def _pad(rows: Sequence[Row], numbers: tuple[int, ...], device: torch.device) -> MicroBatch:
     length = max(map(len, rows))
     first = min(len(row.prompt_ids) for row in rows) - 1
     shape = (len(rows), length)
@@ -156,6 +185,7 @@ def _pad(rows: Sequence[Row], device: torch.device) -> MicroBatch:
         sampler_logprobs=torch.from_numpy(sampler_logprobs[:, targets]).to(device),
         advantages=_per_row([row.advantage for row in rows], tensor_mask),
         weights=_per_row([row.weight for row in rows], tensor_mask),
+        numbers=numbers,
     )
 
 
@@ -164,6 +194,11 @@ def _per_row(values: Sequence[float], like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device=like.device)[:, None].expand(like.shape)
 
 
-def default_token_budget(vocabulary: int) -> int:
-    """Tokens of a micro-batch so that its logits stay below half a gibibyte in float32, at most 16,384."""
-    return max(256, min(16_384, 2**27 // vocabulary))
+def default_token_budget(vocabulary: int, device: torch.device) -> int:
+    """Tokens of a micro-batch so that its logits stay below half a gibibyte in float32; at most 2,048 on a CPU.
+
+    A CPU's matrix products gain nothing from more rows, and its caches lose: 26.5M parameters took as long with 2,048
+    as with 8,192 and half the memory, the demo's model less time (benchmarks/update.py).
+    """
+    most = 2_048 if device.type == "cpu" else 16_384
+    return max(256, min(most, 2**27 // vocabulary))

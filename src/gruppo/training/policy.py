@@ -1,6 +1,7 @@
 """The policy: the model that is trained, and its update."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,6 +13,9 @@ from gruppo.training.losses import LossSettings, Sums, UpdateStats, micro_batch_
 from gruppo.training.optimizers import OptimizerSet
 from gruppo.training.packing import Batch, MicroBatch, Row, micro_batches, minibatches
 from gruppo.training.reference import ReferencePolicy
+from gruppo.training.tree_attention import attending_by_trees
+from gruppo.training.tree_gate import why_not_trees
+from gruppo.training.trees import TreeBatch, tree_batches
 from gruppo.types import TensorStream
 
 
@@ -50,7 +54,7 @@ class Policy(Protocol):
 class _Prepared:
     """A micro-batch with the log-probs that stay the same over several updates."""
 
-    micro: MicroBatch
+    micro: MicroBatch | TreeBatch
     old_logprobs: Tensor | None
     """[N]; None: those of the forward pass itself."""
     ref_logprobs: Tensor | None
@@ -64,10 +68,18 @@ class LocalPolicy:
         optimizers: over those parameters.
         token_budget: tokens of a micro-batch, padding counted.
         reference: keep a reference policy, for a KL penalty.
+        packing: trees (each prompt once per group, without padding) or padded. A model that can't attend by trees
+            gets padded rows.
     """
 
     def __init__(
-        self, model: nn.Module, optimizers: OptimizerSet, token_budget: int, *, reference: bool = False
+        self,
+        model: nn.Module,
+        optimizers: OptimizerSet,
+        token_budget: int,
+        *,
+        reference: bool = False,
+        packing: str = "trees",
     ) -> None:
         self.model = model
         self.version = 0
@@ -75,6 +87,17 @@ class LocalPolicy:
         self._token_budget = token_budget
         self._device = next(model.parameters()).device
         self.reference = ReferencePolicy(model) if reference else None
+        self.why_padded = why_not_trees(model) if packing == "trees" else "packing: padded"
+        """Why rows are padded; empty where they are trees."""
+
+    def _cut(self, rows: Sequence[Row]) -> list[MicroBatch | TreeBatch]:
+        """The rows in micro-batches of either kind; what they are put through stands inside `_packed`."""
+        cut = micro_batches if self.why_padded else tree_batches
+        return list(cut(rows, self._token_budget, self._device))
+
+    def _packed(self) -> AbstractContextManager[None]:
+        """Inside, the model takes the micro-batches of `_cut`."""
+        return nullcontext() if self.why_padded else attending_by_trees(self.model)
 
     def update(self, batch: Batch, loss: LossSettings, lr_factor: float) -> UpdateStats:
         """`updates_per_batch` passes of `minibatches` optimizer steps each over the batch.
@@ -88,6 +111,13 @@ class LocalPolicy:
         steps = [(part, share) for part, share in zip(parts, shares, strict=True) if _moves(part) or share]
         if not steps:
             return UpdateStats(stepped=False)
+        with self._packed():
+            return self._steps(steps, loss, lr_factor)
+
+    def _steps(
+        self, steps: Sequence[tuple[Sequence[Row], Sequence[Row]]], loss: LossSettings, lr_factor: float
+    ) -> UpdateStats:
+        """The optimizer steps, each on completions and demonstrations of its own, over and over."""
         prepared = [self._prepare(part, loss) for part, _ in steps]
         sums, norms, made = Sums(), list[float](), 0
         for _ in range(loss.updates_per_batch):
@@ -104,7 +134,7 @@ class LocalPolicy:
     def _prepare(self, rows: Sequence[Row], loss: LossSettings) -> list[_Prepared]:
         """The micro-batches of an optimizer step, with old and reference log-probs where they are wanted."""
         alive = [row for row in rows if row.mask.any() and (row.advantage != 0.0 or loss.penalty_in_loss)]
-        micros = list(micro_batches(alive, self._token_budget, self._device))
+        micros = self._cut(alive)
         several = loss.updates_per_batch * loss.minibatches > 1
         old = self._logprobs(micros, loss.temperature) if several else [None] * len(micros)
         wanted = loss.penalty_in_loss and not loss.exact_kl
@@ -117,7 +147,8 @@ class LocalPolicy:
         for each in micros:
             ref_logits = self._reference_logits(each.micro, loss) if loss.exact_kl else None
             result = token_logprobs(self.model, each.micro, loss.temperature)
-            value = micro_batch_loss(result, each.micro, loss, each.old_logprobs, each.ref_logprobs, ref_logits, sums)
+            wanted = each.micro.loss_tokens
+            value = micro_batch_loss(result, wanted, loss, each.old_logprobs, each.ref_logprobs, ref_logits, sums)
             value.backward()
             total += value.detach()
         return float(total)
@@ -126,7 +157,7 @@ class LocalPolicy:
         """The SFT term: its weight times the mean negative log-likelihood of the demonstrations' tokens."""
         tokens = sum(int(row.mask.sum()) for row in rows)
         total = torch.zeros((), device=self._device)
-        for micro in micro_batches(rows, self._token_budget, self._device):
+        for micro in self._cut(rows):
             value = -token_logprobs(self.model, micro, temperature=1.0).logprobs.sum() / tokens
             (loss.demonstrations_weight * value).backward()
             total += value.detach()
@@ -135,15 +166,15 @@ class LocalPolicy:
         return loss.demonstrations_weight * float(total)
 
     @torch.no_grad()
-    def _logprobs(self, micros: Sequence[MicroBatch], temperature: float) -> list[Tensor]:
+    def _logprobs(self, micros: Sequence[MicroBatch | TreeBatch], temperature: float) -> list[Tensor]:
         return [token_logprobs(self.model, micro, temperature).logprobs for micro in micros]
 
-    def _reference_logprobs(self, micros: Sequence[MicroBatch], temperature: float) -> list[Tensor]:
+    def _reference_logprobs(self, micros: Sequence[MicroBatch | TreeBatch], temperature: float) -> list[Tensor]:
         with self._held_to().swapped_in():
             return self._logprobs(micros, temperature)
 
     @torch.no_grad()
-    def _reference_logits(self, micro: MicroBatch, loss: LossSettings) -> Tensor:
+    def _reference_logits(self, micro: MicroBatch | TreeBatch, loss: LossSettings) -> Tensor:
         with self._held_to().swapped_in():
             return token_logits(self.model, micro, loss.temperature)
 
@@ -155,15 +186,15 @@ class LocalPolicy:
     def kl_to_reference(self, rows: Sequence[Row], loss: LossSettings) -> list[float]:
         """The mean KL per token of each row's completion, in the rows' order; 0 for one without loss tokens."""
         found = [0.0] * len(rows)
-        numbered = [(number, row) for number, row in enumerate(rows) if row.mask.any()]
-        numbered.sort(key=lambda pair: len(pair[1]), reverse=True)  # as micro_batches orders them, ties as they came
-        micros = list(micro_batches([row for _, row in numbered], self._token_budget, self._device))
-        policy, reference = self._logprobs(micros, loss.temperature), self._reference_logprobs(micros, loss.temperature)
-        place = 0
+        numbers = [number for number, row in enumerate(rows) if row.mask.any()]
+        micros = self._cut([rows[number] for number in numbers])
+        with self._packed():
+            policy = self._logprobs(micros, loss.temperature)
+            reference = self._reference_logprobs(micros, loss.temperature)
         for micro, logprobs, ref in zip(micros, policy, reference, strict=True):
-            for row, kl in enumerate(torch.split(loss.kl(logprobs, ref), micro.mask.sum(dim=1).tolist())):
-                found[numbered[place + row][0]] = float(kl.mean())
-            place += len(micro.mask)
+            counts = torch.bincount(micro.loss_tokens.completion, minlength=len(micro.numbers)).tolist()
+            for place, kl in zip(micro.numbers, torch.split(loss.kl(logprobs, ref), counts), strict=True):
+                found[numbers[place]] = float(kl.mean())
         return found
 
     def refresh_reference(self, decay: float) -> None:
@@ -172,7 +203,8 @@ class LocalPolicy:
 
     def logprobs(self, rows: Sequence[Row], temperature: float) -> list[Tensor]:
         """The policy's log-probs of each row's loss tokens, in the rows' order: for parity checks."""
-        return [self._logprobs(list(micro_batches([row], 1, self._device)), temperature)[0] for row in rows]
+        with self._packed():
+            return [self._logprobs(self._cut([row]), temperature)[0] for row in rows]
 
     def named_weights(self) -> TensorStream:
         """Trainable and frozen parameters by name."""

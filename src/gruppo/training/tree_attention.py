@@ -1,0 +1,347 @@
+"""Attention by the tree: exact, through transformers' own attention interface.
+
+Legend: L tokens of a row, H heads, D their size, K key heads.
+
+A token attends to its prompt up to itself, and if it stands in a branch, to its whole prompt and to its branch up to
+itself. Three forms give the same numbers:
+
+1. `_PartsAttention`, on a CPU: causal attention inside every prompt and every branch, full attention of the branches
+   to their prompt, and the two merged by their log-sum-exps. The backward pass of a part, given the merged output
+   and log-sum-exp, gives exactly that part's share of the gradient, so nothing is computed that the tree has not.
+2. `_masked`, elsewhere or where a window is active: torch's attention of each tree under its mask.
+3. `_explicit`, where scores are capped or a layer has sinks: the probabilities written out.
+
+A model takes part by `set_attn_implementation(NAME)`; for a name that its mask registry does not know transformers
+builds no mask. Outside `attending_by_trees` the model is as it was: sampling and evaluation never come here.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+
+NAME = "gruppo_tree"
+KEYWORD = "gruppo_tree"
+"""The keyword that carries a row's layout through a model's forward to its attention."""
+AS_SDPA = "gruppo_tree_as_sdpa"
+"""The name for a model on transformers' own `sdpa`, which leaves score caps and sinks out without a word. So do the
+trees then: the update has to be of the model that samples."""
+HEEDED = frozenset({"sliding_window", "softcap", "s_aux"})
+IDLE = frozenset(
+    {
+        "is_causal",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "position_ids",
+        "return_dict",
+        "use_cache",
+    }
+)
+"""Keywords that models hand to their attention though they say nothing of its result."""
+
+
+class Span(NamedTuple):
+    """Where a tree stands in its row."""
+
+    start: int
+    prompt: int
+    """Tokens of the prompt."""
+    branches: tuple[int, ...]
+    """Tokens of each branch; may be 0."""
+
+    @property
+    def body(self) -> int:
+        """Where the prompt ends."""
+        return self.start + self.prompt
+
+    @property
+    def end(self) -> int:
+        """Where the tree ends."""
+        return self.body + sum(self.branches)
+
+    @property
+    def depth(self) -> int:
+        """Tokens of the longest way from the root."""
+        return self.prompt + max(self.branches, default=0)
+
+
+class Part(NamedTuple):
+    """Segments of a row whose attention is one call: B of them, side by side, at most Q queries and K keys each.
+
+    Shorter ones are filled up with their own last token, which changes nothing: no query sees a later key, and what
+    comes out for a filled-up query is dropped.
+    """
+
+    queries: Tensor | slice
+    """[B, Q] places; or the one segment."""
+    keys: Tensor | slice
+    """[B, K] places; or the one segment."""
+    kept: Tensor | slice
+    """[n] which of the flat queries are not filled up; or all."""
+    places: Tensor | slice
+    """[n] where they stand in the row."""
+    causal: bool
+
+
+@dataclass
+class Layout:
+    """The trees of a row, and what attention needs to know of them; made once per row, used by every layer."""
+
+    spans: tuple[Span, ...]
+    calls: int = 0
+    """Attention calls that came by, for the gate."""
+    seen: set[str] = field(default_factory=set[str])
+    """Keywords that came with them and are not heeded here, for the gate."""
+    _masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict[tuple[int, int | None], Tensor])
+
+    @cached_property
+    def depth(self) -> int:
+        """Tokens of the longest way from a root."""
+        return max(span.depth for span in self.spans)
+
+    @cached_property
+    def own(self) -> list[Part]:
+        """Causal attention inside every prompt and every branch."""
+        segments: list[tuple[int, int]] = []
+        for span in self.spans:
+            segments.append((span.start, span.prompt))
+            place = span.body
+            for length in span.branches:
+                segments.append((place, length))
+                place += length
+        return [_part(alike, alike, causal=True) for alike in _alike([each for each in segments if each[1]])]
+
+    @cached_property
+    def to_prompts(self) -> list[Part]:
+        """Attention of branches to their whole prompt; prompts of equal length may share a call."""
+        by_length: dict[int, list[Span]] = {}
+        for span in self.spans:
+            if span.end > span.body:
+                by_length.setdefault(span.prompt, []).append(span)
+        parts: list[Part] = []
+        for spans in by_length.values():
+            roots = {span.body: (span.start, span.prompt) for span in spans}
+            groups = _alike([(span.body, span.end - span.body) for span in spans])
+            parts += [_part(alike, [roots[start] for start, _ in alike], causal=False) for alike in groups]
+        return parts
+
+    def mask(self, number: int, window: int | None, device: torch.device) -> Tensor:
+        """[L, L] of one tree: True where the row's token attends to the column's."""
+        if (number, window) not in self._masks:
+            span = self.spans[number]
+            lengths = torch.tensor([span.prompt, *span.branches], device=device)
+            branch = torch.arange(len(lengths), device=device).repeat_interleave(lengths)
+            place = torch.arange(len(branch), device=device)
+            starts = lengths.cumsum(0) - lengths
+            depth = place - (starts - span.prompt).clamp_min(0).repeat_interleave(lengths)
+            mask = (branch == 0) | (branch[:, None] == branch)
+            mask = mask & (place[:, None] >= place)
+            if window is not None:
+                mask = mask & (depth[:, None] - depth < window)
+            self._masks[number, window] = mask
+        return self._masks[number, window]
+
+
+def _alike(segments: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """(start, length) sorted into calls, longest first: a call's padding is small, or small beside a call's cost."""
+    groups: list[list[tuple[int, int]]] = []
+    for segment in sorted(segments, key=lambda each: -each[1]):
+        longest = groups[-1][0][1] if groups else 0
+        if groups and longest * longest - segment[1] * segment[1] <= _WORTH_A_CALL:
+            groups[-1].append(segment)
+        else:
+            groups.append([segment])
+    return groups
+
+
+_WORTH_A_CALL = 2_048
+"""Scores that may be wasted on filling up a segment before it gets a call of its own."""
+
+
+def _part(queries: Sequence[tuple[int, int]], keys: Sequence[tuple[int, int]], *, causal: bool) -> Part:
+    if len(queries) == 1:
+        (start, length), (first, count) = queries[0], keys[0]
+        here = slice(start, start + length)
+        return Part(here, slice(first, first + count), slice(None), here, causal)
+    lengths = torch.tensor([length for _, length in queries])
+    steps = torch.arange(int(lengths.max()))
+    wanted = steps < lengths[:, None]
+    places = _filled_up(queries)
+    return Part(places, _filled_up(keys), wanted.flatten().nonzero()[:, 0], places[wanted], causal)
+
+
+def _filled_up(segments: Sequence[tuple[int, int]]) -> Tensor:
+    """[B, longest] places, a shorter segment's last one repeated."""
+    starts, lengths = (torch.tensor(each)[:, None] for each in zip(*segments, strict=True))
+    return starts + torch.minimum(torch.arange(int(lengths.max())), lengths - 1)
+
+
+def _gathered(values: Tensor, places: Tensor | slice) -> Tensor:
+    """[B, H, Q, D] of values [L, H, D]."""
+    picked = values[places]
+    return (picked[None] if isinstance(places, slice) else picked).transpose(1, 2)
+
+
+class _PartsAttention(torch.autograd.Function):
+    """Attention of a row by parts; q [L, H, D], k and v [L, K, D]."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float) -> Tensor:  # pyright: ignore
+        out = torch.empty_like(q, memory_format=torch.contiguous_format)
+        lse = q.new_empty(q.shape[:2], dtype=torch.promote_types(q.dtype, torch.float32))
+        for part in layout.own:
+            out[part.places], lse[part.places] = _forward(part, q, k, v, scale)
+        for part in layout.to_prompts:
+            root, root_lse = _forward(part, q, k, v, scale)
+            branch, branch_lse = out[part.places], lse[part.places]
+            merged = torch.logaddexp(root_lse, branch_lse)
+            share = torch.exp(branch_lse - merged)[..., None]
+            out[part.places] = torch.lerp(root.to(share.dtype), branch.to(share.dtype), share).to(out.dtype)
+            lse[part.places] = merged
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.layout, ctx.scale = layout, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        q, k, v, out, lse = ctx.saved_tensors
+        totals = [torch.zeros_like(each, memory_format=torch.contiguous_format) for each in (q, k, v)]
+        for part in (*ctx.layout.own, *ctx.layout.to_prompts):
+            found = _backward(part, grad, q, k, v, out, lse, ctx.scale)
+            for total, share, places in zip(totals, found, (part.queries, part.keys, part.keys), strict=True):
+                share = share.transpose(1, 2)
+                if isinstance(places, slice):
+                    total[places] += share[0]
+                else:
+                    total.index_add_(0, places.flatten(), share.flatten(0, 1))
+        return *totals, None, None
+
+
+def _forward(part: Part, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Output [n, H, D] and log-sum-exp [n, H] of a part's queries."""
+    inputs = (_gathered(q, part.queries), _gathered(k, part.keys), _gathered(v, part.keys))
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*inputs, 0.0, part.causal, scale=scale)
+    return out.transpose(1, 2).flatten(0, 1)[part.kept], lse.transpose(1, 2).flatten(0, 1)[part.kept]
+
+
+def _backward(
+    part: Part, grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A part's share of the gradients of its queries, keys and values."""
+    inputs = (_gathered(q, part.queries), _gathered(k, part.keys), _gathered(v, part.keys))
+    wanted = _gathered(grad, part.queries)
+    if not isinstance(part.queries, slice):  # a filled-up query is nobody's: its gradient is nothing
+        flat = wanted.new_zeros(part.queries.numel(), *grad.shape[1:])
+        flat[part.kept] = grad[part.places]
+        wanted = flat.view(*part.queries.shape, *grad.shape[1:]).transpose(1, 2)
+    merged = _gathered(out, part.queries)
+    sums = _gathered(lse[..., None], part.queries)[..., 0]
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        wanted, *inputs, merged, sums, 0.0, part.causal, scale=scale
+    )
+
+
+def _masked(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float, window: int | None) -> Tensor:
+    """Torch's attention of each tree under its mask; q [L, H, D] and alike."""
+    found: list[Tensor] = []
+    for number, span in enumerate(layout.spans):
+        here = slice(span.start, span.end)
+        inputs = (_gathered(q, here), _repeated(_gathered(k, here), q), _repeated(_gathered(v, here), q))
+        mask = layout.mask(number, window, q.device)
+        found.append(F.scaled_dot_product_attention(*inputs, attn_mask=mask, scale=scale)[0])
+    return torch.cat(found, dim=1).transpose(0, 1)
+
+
+def _explicit(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    layout: Layout,
+    scale: float,
+    window: int | None,
+    cap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """The probabilities written out: scores capped at plus and minus `cap`; a sink [H] takes a share of them."""
+    found: list[Tensor] = []
+    for number, span in enumerate(layout.spans):
+        here = slice(span.start, span.end)
+        query, key, value = _gathered(q, here), _repeated(_gathered(k, here), q), _repeated(_gathered(v, here), q)
+        scores = query @ key.transpose(2, 3) * scale
+        scores = scores if cap is None else torch.tanh(scores / cap) * cap
+        scores = scores.masked_fill(~layout.mask(number, window, q.device), float("-inf"))
+        if sinks is not None:
+            scores = torch.cat([scores, sinks.view(1, -1, 1, 1).expand(*scores.shape[:3], 1).to(scores)], dim=-1)
+        shares = torch.softmax(scores, dim=-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype)
+        shares = shares if sinks is None else shares[..., :-1]
+        found.append((shares @ value)[0])
+    return torch.cat(found, dim=1).transpose(0, 1)
+
+
+def _repeated(values: Tensor, q: Tensor) -> Tensor:
+    """[1, K, L, D] as [1, H, L, D]: each key head for its queries' heads."""
+    return values.repeat_interleave(q.shape[1] // values.shape[1], dim=1)
+
+
+def tree_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    as_sdpa: bool = False,
+    **keywords: Any,
+) -> tuple[Tensor, None]:
+    """What a model's attention layers call: query [1, H, L, D], key and value [1, K, L, D]; gives [1, L, H, D].
+
+    Raises:
+        ValueError: without a layout, or with a mask, dropout or a cache: the gate lets no such model through.
+    """
+    layout = keywords.pop(KEYWORD, None)
+    if not isinstance(layout, Layout) or attention_mask is not None or dropout or query.shape[2] != key.shape[2]:
+        raise ValueError("attention by trees wants a row of trees, without mask, dropout and cache")
+    layout.calls += 1
+    layout.seen |= {name for name, each in keywords.items() if each is not None and name not in HEEDED | IDLE}
+    q, k, v = (each.transpose(1, 2)[0] for each in (query, key, value))
+    scale = q.shape[-1] ** -0.5 if scaling is None else scaling
+    window = keywords.get("sliding_window")
+    window = window if window is not None and window < layout.depth else None
+    cap, sinks = keywords.get("softcap"), keywords.get("s_aux")
+    if not as_sdpa and (cap is not None or sinks is not None):
+        return _explicit(q, k, v, layout, scale, window, cap, sinks)[None], None
+    if window is not None or q.device.type != "cpu" or q.shape[-1] != v.shape[-1]:
+        return _masked(q, k, v, layout, scale, window)[None], None
+    return _PartsAttention.apply(q, k, v, layout, scale)[None], None  # pyright: ignore[reportOptionalSubscript]
+
+
+AttentionInterface.register(NAME, tree_attention)
+AttentionInterface.register(AS_SDPA, partial(tree_attention, as_sdpa=True))
+
+
+@contextmanager
+def attending_by_trees(model: nn.Module) -> Iterator[None]:
+    """Inside, the model's forward wants `gruppo_tree=Layout`; before and after, it is as it came."""
+    base = base_of(model)
+    before = base.config._attn_implementation  # pyright: ignore[reportPrivateUsage]
+    base.set_attn_implementation(AS_SDPA if before == "sdpa" else NAME)
+    try:
+        yield
+    finally:
+        base.set_attn_implementation(before or "eager")
+
+
+def base_of(model: nn.Module) -> PreTrainedModel:
+    """The model of transformers inside adapters."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    assert isinstance(base, PreTrainedModel)
+    return base
