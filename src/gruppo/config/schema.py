@@ -178,7 +178,8 @@ class Config(DataFields, OptimizerFields):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     micro_batch_tokens: int | None = Field(default=None, ge=1)
-    """Tokens per forward and backward pass, padding counted. Unset: from vocabulary and device. Never changes the update."""
+    """Tokens per forward and backward pass, padding counted. Unset: by vocabulary and device. Never changes the
+    update."""
     packing: Literal["trees", "padded"] = "trees"
     """How completions stand in a pass: trees (each prompt once per group, no padding) or padded (each with its prompt,
     the plain way; also what a model gets that can't attend by trees). Never changes the update but for rounding."""
