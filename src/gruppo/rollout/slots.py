@@ -249,8 +249,8 @@ AttentionInterface.register(NAME, slot_attention)
 
 def attention_configs(model: nn.Module) -> list[PreTrainedConfig]:
     """The distinct configs from which the parts of a model read which attention to use."""
-    found = {id(part.config): part.config for part in model.modules() if hasattr(part, "config")}
-    return [config for config in found.values() if isinstance(config, PreTrainedConfig)]
+    found = [getattr(part, "config", None) for part in model.modules()]
+    return list({id(config): config for config in found if isinstance(config, PreTrainedConfig)}.values())
 
 
 @contextlib.contextmanager
