@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from gruppo.rollout.packed_weights import PackedWeights
 from gruppo.rollout.rows import Row, holds_stop_string, not_finite, row_uniforms
 from gruppo.rollout.sampling import sample_tokens
 from gruppo.rollout.slots import Segment, SlotCache, attention_configs, round_up, slot_attention_in
@@ -25,6 +26,9 @@ from gruppo.types import Completion, SamplingParams, TextDecoder
 
 PREFILL_TOKENS = 4096
 """Tokens of prompts that are prefilled side by side; a longer prompt goes alone."""
+
+PACK_FROM = 16
+"""Completion tokens from which packing the weights pays: it costs about two steps."""
 
 PromptKey = tuple[int, tuple[int, ...]]
 """Version of the weights, and the prompt: what makes the keys and values of two rows equal."""
@@ -48,6 +52,7 @@ class SlotModel:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._configs = attention_configs(model)
+        self.packed = PackedWeights(model)
         self.device = next(model.parameters()).device
 
     def prefill(self, cache: SlotCache, prompts: Sequence[tuple[Sequence[int], tuple[int, ...]]]) -> None:
@@ -79,7 +84,11 @@ class SlotModel:
             "slots": cache,
         }
         with slot_attention_in(self._configs):
-            return self._model(**inputs).logits
+            self.packed.enter()
+            try:
+                return self._model(**inputs).logits
+            finally:
+                self.packed.leave()
 
     def _tensor(self, array: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(array).to(self.device)
@@ -173,11 +182,16 @@ class ContinuousBatch:
 
     def run(self) -> Generator[Completion, None, None]:
         """Yield completions as they finish."""
-        while True:
-            self._fill()
-            if not self._table.rows:
-                return
-            yield from self._step()
+        if max(row.request.sampling.max_completion_length for row in self._queue) >= PACK_FROM:
+            self._model.packed.pack()
+        try:
+            while True:
+                self._fill()
+                if not self._table.rows:
+                    return
+                yield from self._step()
+        finally:
+            self._model.packed.release()
 
     def _fill(self) -> None:
         """Give free slots to waiting rows, and close the gaps that remain."""

@@ -117,6 +117,8 @@ class LocalEngine(RolloutEngine):
                 if own[name].data_ptr() != tensor.data_ptr():
                     own[name].copy_(tensor)
         self._version = version
+        if self._slots is not None:
+            self._slots.packed.repack()
 
     def close(self) -> None:
         """Forget the queue."""
