@@ -27,6 +27,8 @@ from gruppo.types import Completion, SamplingParams, TextDecoder
 PREFILL_TOKENS = 4096
 """Tokens of prompts that are prefilled side by side; a longer prompt goes alone."""
 
+LEAST_ROWS = 4
+"""Rows of a decode step: with fewer, products take other ways, and the last bits of a row change. The rest is idle."""
 PACK_FROM = 16
 """Completion tokens from which packing the weights pays: it costs about two steps."""
 
@@ -47,10 +49,18 @@ class DecodeStats:
 
 
 class SlotModel:
-    """A model called with a cache of slots."""
+    """A model called with a cache of slots.
 
-    def __init__(self, model: nn.Module) -> None:
+    Args:
+        model: the model, known to fit (`rollout.gate`).
+        batch_invariant: prompts are prefilled one by one, and a decode step has at least LEAST_ROWS rows, so that a
+            row's numbers do not depend on the others; else prompts go in packs, and small steps have no idle rows.
+    """
+
+    def __init__(self, model: nn.Module, batch_invariant: bool = True) -> None:
         self._model = model
+        self._least_rows = LEAST_ROWS if batch_invariant else 1
+        self.pack_tokens = 0 if batch_invariant else PREFILL_TOKENS
         self._configs = attention_configs(model)
         self.packed = PackedWeights(model)
         self.device = next(model.parameters()).device
@@ -69,9 +79,12 @@ class SlotModel:
 
     def decode(self, cache: SlotCache, tokens: NDArray[np.int64], lengths: NDArray[np.int64], width: int) -> Tensor:
         """Logits [n, V] after one more token of each row; `lengths` are without it."""
+        rows = len(tokens)
+        if rows < self._least_rows:
+            tokens, lengths = (np.pad(column, (0, self._least_rows - rows)) for column in (tokens, lengths))
         positions = self._tensor(lengths)
         cache.begin_decode(positions, width)
-        return self._call(cache, self._tensor(tokens)[:, None], positions[:, None])[:, -1]
+        return self._call(cache, self._tensor(tokens)[:, None], positions[:, None])[:rows, -1]
 
     @torch.inference_mode()
     def _call(self, cache: SlotCache, input_ids: Tensor, positions: Tensor) -> Tensor:
@@ -216,7 +229,7 @@ class ContinuousBatch:
         longest = max(request.sampling.max_completion_length for request in requests)
         self._longest = max(self._longest, *(len(r.prompt_ids) + r.sampling.max_completion_length for r in requests))
         live = len(self._table.rows) - len(self._freed) + len(arriving)
-        rows = max(self._cache.rows, min(self._max_live, live + len(self._queue)))
+        rows = max(self._cache.rows, LEAST_ROWS, min(self._max_live, live + len(self._queue)))
         self._table.reserve(rows, longest)
         self._widen(max(len(request.prompt_ids) for request in requests), rows)
 
@@ -261,7 +274,7 @@ class ContinuousBatch:
                 self._cache.copy_rows([holders[key]], slots, len(prefix))
             elif prefix:
                 missing.append((prefix, tuple(slots)))
-        for pack in _packs(missing):
+        for pack in _packs(missing, self._model.pack_tokens):
             self._model.prefill(self._cache, pack)
             self._stats.prefilled_prompts += len(pack)
             self._stats.prefilled_tokens += sum(len(prefix) for prefix, _ in pack)
@@ -326,13 +339,13 @@ class ContinuousBatch:
 
 
 def _packs(
-    prompts: Sequence[tuple[Sequence[int], tuple[int, ...]]],
+    prompts: Sequence[tuple[Sequence[int], tuple[int, ...]]], most: int
 ) -> Iterator[list[tuple[Sequence[int], tuple[int, ...]]]]:
-    """Prompts side by side, at most PREFILL_TOKENS of them."""
+    """Prompts side by side, at most so many tokens; a longer one is alone."""
     pack: list[tuple[Sequence[int], tuple[int, ...]]] = []
     size = 0
     for prompt in prompts:
-        if pack and size + len(prompt[0]) > PREFILL_TOKENS:
+        if pack and size + len(prompt[0]) > most:
             yield pack
             pack, size = [], 0
         pack.append(prompt)

@@ -31,6 +31,7 @@ class LocalEngine(RolloutEngine):
         context_length: positions that the model has; None: not limited.
         note: is told, once, why a model decodes in waves.
         plain: decode in waves whatever the model.
+        batch_invariant: compute each row so that, in slots, its numbers do not depend on the others in the batch.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class LocalEngine(RolloutEngine):
         *,
         note: Callable[[str], None] | None = None,
         plain: bool = False,
+        batch_invariant: bool = True,
     ) -> None:
         self._model = model
         self._decoder = decoder
@@ -50,6 +52,7 @@ class LocalEngine(RolloutEngine):
         self._note = note
         self._slots: SlotModel | None = None
         self._undecided = not plain
+        self._batch_invariant = batch_invariant
         self._queue: deque[Row] = deque()
         self._version = 0
         self.stats = DecodeStats()
@@ -93,7 +96,7 @@ class LocalEngine(RolloutEngine):
         self._undecided = False
         reason = misfit(self._model)
         if reason is None:
-            self._slots = SlotModel(self._model)
+            self._slots = SlotModel(self._model, self._batch_invariant)
         elif self._note is not None:
             self._note(f"sampling in waves, which is slower: the model does not fit continuous batching ({reason})")
 

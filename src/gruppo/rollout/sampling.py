@@ -14,6 +14,8 @@ from gruppo.rollout.draws import draw, restrict
 
 PART = 128
 """Tokens of a part of the vocabulary."""
+VECTOR = 16
+"""Numbers that a processor works on at a time, or a multiple of it."""
 CHUNK = 2**22
 """Logits that are worked on at a time: bounds the memory, and stays in the processor's cache."""
 
@@ -52,7 +54,12 @@ def _sample(logits: Tensor, temperature: float, uniform: Tensor, top_k: int, top
         tokens = draw_by_parts(probs, uniform)
     else:
         tokens = draw(restrict(probs, top_k, top_p), uniform)
-    return tokens, probs.gather(1, tokens[:, None]).squeeze(1).log()
+    return tokens, _log(probs.gather(1, tokens[:, None]))
+
+
+def _log(column: Tensor) -> Tensor:
+    """[N] logs of [N, 1]. Each is taken in a full vector: the last few of an array may come out a bit different."""
+    return column.expand(-1, VECTOR).contiguous().log()[:, 0]
 
 
 def draw_by_parts(weights: Tensor, uniform: Tensor) -> Tensor:

@@ -51,8 +51,13 @@ class Form:
 
 
 def round_up(positions: int) -> int:
-    """The width at which so many positions are computed."""
-    return -(-positions // STEP) * STEP
+    """The width at which so many positions are computed.
+
+    torch's attention on the CPU sums keys in blocks whose size it takes from the width. Between these two widths a
+    row's sum would depend on how long the others are.
+    """
+    width = -(-positions // STEP) * STEP
+    return 384 if 192 < width < 384 else width
 
 
 class SlotCache(Cache):
