@@ -112,7 +112,11 @@ class Workbench:
     def engine(self) -> RolloutEngine:
         """The engine, on the trainer's own model."""
         return LocalEngine(
-            self.loaded.model, self.renderer, self.config.max_live_completions, self.loaded.context_length
+            self.loaded.model,
+            self.renderer,
+            self.config.max_live_completions,
+            self.loaded.context_length,
+            note=self.observer.note,
         )
 
     @property

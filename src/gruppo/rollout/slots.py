@@ -1,0 +1,271 @@
+"""Keys and values in slots: a cache of transformers whose rows come and go while the others decode on.
+
+Legend: R slots, n of them live (always the first n), H query heads, K key heads, T positions, D head size, N tokens
+of a prefill.
+
+Each layer has one static buffer [R, K, T, D] for keys and one for values, which grow in steps. Row i has its tokens
+at positions 0 to length - 1, so rows of any length decode together, and each masks what lies behind it. The model is
+called through transformers' own interfaces: this cache as `past_key_values`, and the attention function below, which
+finds the cache by the keyword `slots`. Two ways to call:
+
+1. Prefill: prompts side by side in one row [1, N] without padding; each token attends within its own prompt.
+2. Decode: one token of each of the first n rows, [n, 1].
+
+With grouped heads, the H / K queries of a key head stand side by side as the query positions of one product. The
+usual way copies keys and values for every query head and step, which costs several times the attention itself.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, Cache, PreTrainedConfig
+
+NAME = "gruppo_slots"
+STEP = 64
+"""Positions are rounded up to a multiple of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A prompt in a packed prefill."""
+
+    start: int
+    end: int
+    slots: tuple[int, ...]
+    """The slots that get its keys and values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a layer scores: queries times keys times scaling, then as these say."""
+
+    scaling: float
+    window: int | None = None
+    softcap: float | None = None
+    sinks: Tensor | None = None
+
+
+def round_up(positions: int) -> int:
+    """The width at which so many positions are computed.
+
+    torch's attention on the CPU sums keys in blocks whose size it takes from the width. Between these two widths a
+    row's sum would depend on how long the others are.
+    """
+    width = -(-positions // STEP) * STEP
+    return 384 if 192 < width < 384 else width
+
+
+class SlotCache(Cache):
+    """Static buffers by layer, and the call that is under way."""
+
+    def __init__(self) -> None:
+        super().__init__(layers=[])
+        self._buffers: dict[int, tuple[Tensor, Tensor]] = {}
+        self.rows = 0
+        self.positions = 0
+        self._segments: Sequence[Segment] | None = None
+        self._lengths = torch.empty(0)
+        self._width = 0
+        self._biases: dict[int | None, Tensor] = {}
+        self._places: dict[int, Tensor] = {}
+        self.windows_seen: list[int | None] = []
+        """The window of each attention call since the last `begin_`."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all buffers."""
+        return sum(t.numel() * t.element_size() for pair in self._buffers.values() for t in pair)
+
+    @torch.inference_mode()
+    def reserve(self, rows: int, positions: int) -> None:
+        """Make the buffers at least so large; what is in them stays. One layer is copied at a time."""
+        if rows <= self.rows and positions <= self.positions:
+            return
+        self.rows, self.positions = max(rows, self.rows), max(positions, self.positions)
+        for layer, pair in self._buffers.items():
+            self._buffers[layer] = (self._grown(pair[0]), self._grown(pair[1]))
+
+    def _empty(self, states: Tensor) -> Tensor:
+        # Zeros, not what the memory held: masked positions still enter the products, times 0.
+        return states.new_zeros(self.rows, states.shape[1], self.positions, states.shape[3])
+
+    def _grown(self, old: Tensor) -> Tensor:
+        new = old.new_zeros(self.rows, old.shape[1], self.positions, old.shape[3])
+        new[: old.shape[0], :, : old.shape[2]] = old
+        return new
+
+    @torch.inference_mode()
+    def copy_rows(self, source: Sequence[int], target: Sequence[int], positions: int) -> None:
+        """Copy the first positions of slots to other slots; one source may stand for all targets."""
+        if not positions:
+            return
+        for buffer in (each for pair in self._buffers.values() for each in pair):
+            buffer[list(target), :, :positions] = buffer[list(source), :, :positions]
+
+    def begin_prefill(self, segments: Sequence[Segment]) -> None:
+        """The next call to the model is a packed prefill."""
+        self._segments = segments
+        self.windows_seen = []
+
+    def begin_decode(self, lengths: Tensor, width: int) -> None:
+        """The next call to the model gives one token to each of the first rows.
+
+        Args:
+            lengths: [n], tokens that each row has already.
+            width: how many positions are looked at, more than the longest length.
+        """
+        self._segments = None
+        self._lengths = lengths
+        self._width = width
+        self._biases = {}
+        self._places = {}
+        self.windows_seen = []
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write new keys and values; returns those to attend to."""
+        if layer_idx not in self._buffers:
+            self._buffers[layer_idx] = (self._empty(key_states), self._empty(value_states))
+        pair = self._buffers[layer_idx]
+        if self._segments is not None:
+            for segment in self._segments:
+                slots, length = list(segment.slots), segment.end - segment.start
+                for buffer, states in zip(pair, (key_states, value_states), strict=True):
+                    buffer[slots, :, :length] = states[:, :, segment.start : segment.end]
+            return key_states, value_states
+        rows, heads = key_states.shape[:2]
+        places = self._place(heads)
+        for buffer, states in zip(pair, (key_states, value_states), strict=True):
+            size = states.shape[3]
+            buffer.view(-1, size).index_copy_(0, places, states.reshape(-1, size))
+        return pair[0][:rows, :, : self._width], pair[1][:rows, :, : self._width]
+
+    def _place(self, heads: int) -> Tensor:
+        """[n * K], where in a buffer of so many heads, seen as [R * K * T, D], the new tokens go."""
+        if heads not in self._places:
+            first = torch.arange(len(self._lengths) * heads, device=self._lengths.device) * self.positions
+            self._places[heads] = (first.view(-1, heads) + self._lengths[:, None]).view(-1)
+        return self._places[heads]
+
+    def _bias(self, window: int | None, like: Tensor) -> Tensor:
+        """[n, 1, 1, T]: 0 where a row may look, minus infinity elsewhere. The same for every layer of a step."""
+        if window not in self._biases:
+            columns = torch.arange(self._width, device=like.device)
+            last = self._lengths[:, None]
+            hidden = columns > last
+            if window is not None:
+                hidden |= columns <= last - window
+            bias = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
+            self._biases[window] = bias.masked_fill_(hidden, float("-inf"))[:, None, None]
+        return self._biases[window]
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, form: Form) -> Tensor:
+        """Attention of the call under way: [rows, query positions, H, D]."""
+        self.windows_seen.append(form.window)
+        if self._segments is not None:
+            return self._attend_prefill(query, key, value, form)
+        rows, heads, _, size = query.shape
+        grouped = query.reshape(rows, key.shape[1], -1, size)
+        out = attention(grouped, key, value, form, self._bias(form.window, query))
+        return out.reshape(rows, 1, heads, value.shape[3])
+
+    def _attend_prefill(self, query: Tensor, key: Tensor, value: Tensor, form: Form) -> Tensor:
+        assert self._segments is not None
+        group = query.shape[1] // key.shape[1]
+        parts: list[Tensor] = []
+        for segment in self._segments:
+            within = slice(segment.start, segment.end)
+            keys, values = (t[:, :, within].repeat_interleave(group, dim=1) for t in (key, value))
+            bias = _causal_bias(segment.end - segment.start, form, query)
+            parts.append(attention(query[:, :, within], keys, values, form, bias))
+        return torch.cat(parts, dim=2).transpose(1, 2)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Not one number here: positions are always given to the model."""
+        return 0
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """For models that build a mask all the same; it does not reach the attention."""
+        return query_length, 0
+
+
+def _causal_bias(length: int, form: Form, like: Tensor) -> Tensor | None:
+    """[1, 1, length, length], or None where plain causal attention does it."""
+    windowed = form.window is not None and form.window < length
+    if not windowed and form.softcap is None and form.sinks is None:
+        return None
+    places = torch.arange(length, device=like.device)
+    behind = places[:, None] - places
+    hidden = behind < 0
+    if form.window is not None:
+        hidden |= behind >= form.window
+    bias = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
+    return bias.masked_fill_(hidden, float("-inf"))[None, None]
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, form: Form, bias: Tensor | None) -> Tensor:
+    """[B, heads, queries, D]; causal where there is no bias. Soft caps and sinks need explicit probabilities."""
+    if form.softcap is None and form.sinks is None:
+        return scaled_dot_product_attention(
+            query, key, value, attn_mask=bias, is_causal=bias is None, scale=form.scaling
+        )
+    assert bias is not None
+    scores = torch.matmul(query, key.transpose(-1, -2)) * form.scaling
+    if form.softcap is not None:
+        scores = torch.tanh(scores / form.softcap) * form.softcap
+    scores = (scores + bias).float()
+    if form.sinks is not None:
+        # Sinks are one per query head: in a decode step, heads are [key heads, queries of each].
+        shape = (1, *query.shape[1:3], 1) if form.sinks.numel() != query.shape[1] else (1, query.shape[1], 1, 1)
+        sinks = form.sinks.float().view(shape).expand(*scores.shape[:3], 1)
+        scores = torch.cat([scores, sinks], dim=-1)
+    probs = torch.softmax(scores, dim=-1)[..., : key.shape[2]]
+    return torch.matmul(probs.to(value.dtype), value)
+
+
+def slot_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    s_aux: Tensor | None = None,
+    slots: SlotCache | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The attention function by transformers' interface; [rows, query positions, H, D]."""
+    if slots is None:
+        raise TypeError("the model does not pass keywords on to its attention")
+    scale = float(query.shape[-1]) ** -0.5 if scaling is None else float(scaling)
+    return slots.attend(query, key, value, Form(scale, sliding_window, softcap, s_aux)), None
+
+
+AttentionInterface.register(NAME, slot_attention)
+
+
+def attention_configs(model: nn.Module) -> list[PreTrainedConfig]:
+    """The distinct configs from which the parts of a model read which attention to use."""
+    found = [getattr(part, "config", None) for part in model.modules()]
+    return list({id(config): config for config in found if isinstance(config, PreTrainedConfig)}.values())
+
+
+@contextlib.contextmanager
+def slot_attention_in(configs: Sequence[PreTrainedConfig]) -> Iterator[None]:
+    """The model attends by slots inside, and as before outside: it may be the trainer's."""
+    before = [config._attn_implementation_internal for config in configs]
+    for config in configs:
+        config._attn_implementation_internal = NAME
+    try:
+        yield
+    finally:
+        for config, name in zip(configs, before, strict=True):
+            config._attn_implementation_internal = name
