@@ -27,8 +27,9 @@ from gruppo.types import Completion, SamplingParams, TextDecoder
 PREFILL_TOKENS = 4096
 """Tokens of prompts that are prefilled side by side; a longer prompt goes alone."""
 
-LEAST_ROWS = 4
-"""Rows of a decode step: with fewer, products take other ways, and the last bits of a row change. The rest is idle."""
+ROWS_STEP = 4
+"""A decode step has a multiple of it as rows, some of them idle. Products of fewer rows than 4 go other ways, and the
+last few numbers of an array are computed otherwise than those in full vectors: either changes a row's last bits."""
 PACK_FROM = 16
 """Completion tokens from which packing the weights pays: it costs about two steps."""
 
@@ -53,13 +54,13 @@ class SlotModel:
 
     Args:
         model: the model, known to fit (`rollout.gate`).
-        batch_invariant: prompts are prefilled one by one, and a decode step has at least LEAST_ROWS rows, so that a
+        batch_invariant: prompts are prefilled one by one, and a decode step has a multiple of ROWS_STEP rows, so that a
             row's numbers do not depend on the others; else prompts go in packs, and small steps have no idle rows.
     """
 
     def __init__(self, model: nn.Module, batch_invariant: bool = True) -> None:
         self._model = model
-        self._least_rows = LEAST_ROWS if batch_invariant else 1
+        self._rows_step = ROWS_STEP if batch_invariant else 1
         self.pack_tokens = 0 if batch_invariant else PREFILL_TOKENS
         self._configs = attention_configs(model)
         self.packed = PackedWeights(model)
@@ -80,8 +81,9 @@ class SlotModel:
     def decode(self, cache: SlotCache, tokens: NDArray[np.int64], lengths: NDArray[np.int64], width: int) -> Tensor:
         """Logits [n, V] after one more token of each row; `lengths` are without it."""
         rows = len(tokens)
-        if rows < self._least_rows:
-            tokens, lengths = (np.pad(column, (0, self._least_rows - rows)) for column in (tokens, lengths))
+        idle = -rows % self._rows_step
+        if idle:
+            tokens, lengths = (np.pad(column, (0, idle)) for column in (tokens, lengths))
         positions = self._tensor(lengths)
         cache.begin_decode(positions, width)
         return self._call(cache, self._tensor(tokens)[:, None], positions[:, None])[:rows, -1]
@@ -152,6 +154,11 @@ class _Table:
             column[list(target)] = column[list(source)]
         for old, new in zip(source, target, strict=True):
             self.rows[new], self.keys[new] = self.rows[old], self.keys[old]
+
+
+def round_rows(rows: int) -> int:
+    """Slots for so many rows and the idle ones beside them."""
+    return -(-rows // ROWS_STEP) * ROWS_STEP
 
 
 def kind_of(sampling: SamplingParams) -> SamplingParams:
@@ -229,7 +236,7 @@ class ContinuousBatch:
         longest = max(request.sampling.max_completion_length for request in requests)
         self._longest = max(self._longest, *(len(r.prompt_ids) + r.sampling.max_completion_length for r in requests))
         live = len(self._table.rows) - len(self._freed) + len(arriving)
-        rows = max(self._cache.rows, LEAST_ROWS, min(self._max_live, live + len(self._queue)))
+        rows = max(self._cache.rows, round_rows(min(self._max_live, live + len(self._queue))))
         self._table.reserve(rows, longest)
         self._widen(max(len(request.prompt_ids) for request in requests), rows)
 

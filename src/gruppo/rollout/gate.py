@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gruppo.rollout.continuous import LEAST_ROWS, SlotModel
+from gruppo.rollout.continuous import ROWS_STEP, SlotModel
 from gruppo.rollout.slots import SlotCache, round_up
 
 TOLERANCE = 1e-4
@@ -60,7 +60,7 @@ def _logits_misfit(model: nn.Module) -> str | None:
     vocabulary = config.get_text_config().vocab_size
     sequences = [generator.integers(0, vocabulary, length + 2) for length in LENGTHS]
     decoder, cache = SlotModel(model), SlotCache()
-    cache.reserve(LEAST_ROWS, round_up(max(LENGTHS) + 2))
+    cache.reserve(ROWS_STEP, round_up(max(LENGTHS) + 2))
     lengths = np.array(LENGTHS)
     prompts = [
         (ids[:length].tolist(), (row,)) for row, (ids, length) in enumerate(zip(sequences, LENGTHS, strict=True))

@@ -14,8 +14,8 @@ from gruppo.rollout.draws import draw, restrict
 
 PART = 128
 """Tokens of a part of the vocabulary."""
-VECTOR = 16
-"""Numbers that a processor works on at a time, or a multiple of it."""
+VECTOR = 32
+"""A multiple of the numbers that a processor works on at a time."""
 CHUNK = 2**22
 """Logits that are worked on at a time: bounds the memory, and stays in the processor's cache."""
 
