@@ -197,7 +197,7 @@ _TASKS = (
     Preset(
         "logic",
         "task",
-        "measured on knights and knaves with a small model: docs/results.md, benchmarks/logic.py",
+        "measured on knights and knaves with a small model, but for the rate: docs/results.md, benchmarks/logic.py",
         {
             "epsilon": 0.2,
             "beta": 0.0,
@@ -211,7 +211,7 @@ _TASKS = (
             "beta": "0.001 and 0.04 ended where 0 does, and cost a reference policy",
             "group_size": "16 with half as many problems ended where 8 does",
             "temperature": "0.8 and 1.2 gained a little less",
-            "learning_rate": "as for math; the small model gained less at two fifths of its rate, the same at twice",
+            "learning_rate": "as for math; not measured: a small model's 5e-4 says nothing of a large one's rate",
             "max_completion_length": "worked solutions for 7 people take some 1,500 tokens at the 99th percentile",
         },
     ),
