@@ -1,4 +1,5 @@
 from copy import deepcopy
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,16 @@ from gruppo.monitor.run_folder import RunFolder
 from gruppo.training.controls import Controls
 from gruppo.training.optimizers import MasterWeights
 from gruppo.training.packing import Row
+from gruppo.training.passes import passes_of
 from gruppo.training.sft import DemonstrationStream, SFTTrainer, demonstration_row, steps_of
 from models import Caught, distance, logprobs_of, random_rows, tiny
 
 LENGTHS = [(3, 4), (10, 2), (1, 9), (5, 5), (2, 1), (7, 7)]
 
 
-def trained(model: nn.Module, rows: list[Row], budget: int, folder: Path) -> tuple[dict[str, Tensor], float]:
+def trained(
+    model: nn.Module, rows: list[Row], budget: int, packing: str, folder: Path
+) -> tuple[dict[str, Tensor], float]:
     """The gradient and the loss of one step on all rows but the last two."""
     caught = Caught(MasterWeights(model))
     trainer = SFTTrainer(
@@ -30,7 +34,7 @@ def trained(model: nn.Module, rows: list[Row], budget: int, folder: Path) -> tup
         controls=Controls(1),
         learning_rate=0.1,
         lr_factor=lambda step: 1.0,
-        token_budget=budget,
+        passes=passes_of(model, budget, packing)[0],
     )
     trainer.run()
     (line,) = RunFolder(folder).read_metrics()
@@ -46,8 +50,8 @@ def test_the_gradient_is_the_formula_for_any_budget(tmp_path: Path):
         total = total - logprobs_of(plain, row, 1.0)[torch.from_numpy(row.mask)].sum()
     (total / (4 * sum(tokens) / 6)).backward()  # batch size x the mean length of all demonstrations
     literal = {name: parameter.grad for name, parameter in plain.named_parameters()}
-    for budget in (1, 22, 1000):
-        gradients, loss = trained(model, rows, budget, tmp_path / str(budget))
+    for number, (budget, packing) in enumerate(product((1, 22, 1000), ("trees", "padded"))):
+        gradients, loss = trained(model, rows, budget, packing, tmp_path / str(number))
         assert distance(gradients, literal) <= 1e-6
         assert loss == pytest.approx(float(total.detach()) / sum(tokens[:4]), rel=1e-6)
 

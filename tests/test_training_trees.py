@@ -12,7 +12,8 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from gruppo.training.logprobs import token_logprobs
+from gruppo.training import head
+from gruppo.training.logprobs import from_logits, token_logprobs, with_logits
 from gruppo.training.losses import LossSettings
 from gruppo.training.optimizers import MasterWeights
 from gruppo.training.packing import Batch, Row, micro_batches
@@ -109,6 +110,13 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
+
+
+@pytest.fixture(autouse=True)
+def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits five tokens at a time, so that completions are cut."""
+    monkeypatch.setattr(head, "FEWEST", 5)
+    monkeypatch.setattr(head, "LOGITS", {"cpu": 1})
 
 
 def model_of(kind: str, fields: dict[str, Any]) -> nn.Module:
@@ -399,6 +407,38 @@ def test_log_probs_of_a_tree_are_those_of_each_row():
     (batch,) = tree_batches(rows, 1000, CPU)
     with attending_by_trees(model):
         found = token_logprobs(model, batch, 0.8)
-    for name in ("logprobs", "normaliser", "logits"):
+    for name in ("logprobs", "entropy"):
         whole = torch.cat([getattr(expected[number], name) for number in batch.numbers])
         torch.testing.assert_close(getattr(found, name), whole, atol=2e-5, rtol=0)
+
+
+def test_pieces_cover_every_token_once_and_keep_completions_whole_where_asked():
+    completion = torch.tensor([0] * 3 + [1] * 4 + [3] * 9 + [4])
+    assert head.pieces(completion, 1) == [slice(0, 5), slice(5, 10), slice(10, 15), slice(15, 17)]
+    assert head.pieces(completion, 1, whole=True) == [slice(0, 3), slice(3, 7), slice(7, 16), slice(16, 17)]
+    assert head.pieces(completion[:0], 1) == head.pieces(completion[:0], 1, whole=True) == []
+
+
+def test_the_size_of_a_piece_is_by_the_vocabulary(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(head, "FEWEST", 4)
+    monkeypatch.setattr(head, "LOGITS", {"cpu": 60})
+    completion = torch.zeros(20, dtype=torch.long)
+    assert [part.stop for part in head.pieces(completion, 10)] == [6, 12, 18, 20]
+    assert [part.stop for part in head.pieces(completion, 30)] == [4, 8, 12, 16, 20]
+
+
+def test_figures_in_one_pass_are_those_of_torchs_operators():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 40, generator=generator) * 3
+    logits[0, 1], targets = float("-inf"), torch.tensor([0, 39, 5, 5, 7, 1])
+    pulled, found = [], []
+    for figures in (with_logits, from_logits):
+        leaf = logits.clone().requires_grad_()
+        result = figures(leaf * 1.0, targets, 0.7)
+        (gradient,) = torch.autograd.grad((result.logprobs * torch.arange(6.0)).sum(), leaf)
+        pulled.append(gradient)
+        found.append(result)
+    torch.testing.assert_close(found[1].logprobs, found[0].logprobs, atol=2e-6, rtol=1e-6)
+    torch.testing.assert_close(found[1].entropy[1:], found[0].entropy[1:], atol=5e-6, rtol=0)
+    assert torch.isfinite(found[1].entropy).all()
+    torch.testing.assert_close(pulled[1], pulled[0], atol=1e-6, rtol=1e-6)

@@ -32,7 +32,7 @@ class Tokens:
     advantages: Tensor
     """Each token its completion's."""
     completion: Tensor
-    """Whole numbers: which completion a token belongs to. All tokens of a completion are here."""
+    """Whole numbers: which completion a token belongs to. What looks at sequences wants all tokens of each."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from gruppo.training.losses import LossSettings
 from gruppo.training.models import LoadedModel, add_lora, choose_device, load_model, merge_lora
 from gruppo.training.optimizers import OptimizerSet, build_optimizers
 from gruppo.training.packing import Row, default_token_budget
+from gruppo.training.passes import passes_of
 from gruppo.training.policy import LocalPolicy
 from gruppo.training.quantization import import_bitsandbytes
 from gruppo.training.recompute import recompute_activations
@@ -263,7 +264,7 @@ class Workbench:
             controls=controls,
             learning_rate=sft.learning_rate,
             lr_factor=partial(lr_factor, steps=steps, fields=sft),
-            token_budget=self.token_budget,
+            passes=passes_of(model, self.token_budget, self.config.packing)[0],
             checkpoints=checkpoints,
         )
 

@@ -1,6 +1,6 @@
-"""The loss of a micro-batch, put together from the formulas of `gruppo.algorithm`, and what an update reports.
+"""The loss of a part of a micro-batch, put together from the formulas of `gruppo.algorithm`; what an update reports.
 
-Legend: N loss tokens of a micro-batch, V vocabulary.
+Legend: N loss tokens of the part, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gruppo.algorithm.kl import exact_kl, kl_estimate
-from gruppo.algorithm.losses import LOSSES, RATIOS, ClipRange, Tokens, importance_weights, is_clipped
+from gruppo.algorithm.losses import LOSSES, RATIOS, ClipRange, Tokens, importance_weights, is_clipped, sequence_ratio
 from gruppo.training.logprobs import TokenLogprobs
 from gruppo.training.packing import LossTokens
 
@@ -44,6 +44,11 @@ class LossSettings:
     def exact_kl(self) -> bool:
         """Whether the KL term is taken over the whole vocabulary."""
         return self.penalty_in_loss and self.kl_estimator.startswith("exact")
+
+    @property
+    def of_sequences(self) -> bool:
+        """Whether a token's loss depends on the other tokens of its completion."""
+        return RATIOS[self.loss] is sequence_ratio or self.sampler_correction.startswith("sequence")
 
     def kl(self, logprobs: Tensor, ref_logprobs: Tensor, old_logprobs: Tensor | None = None) -> Tensor:
         """[N], the estimate of the option `kl_estimator`."""
@@ -110,7 +115,7 @@ class Sums:
         )
 
 
-def micro_batch_loss(
+def part_loss(
     result: TokenLogprobs,
     wanted: LossTokens,
     settings: LossSettings,
@@ -123,7 +128,7 @@ def micro_batch_loss(
 
     Args:
         result: the policy's forward pass, with gradient.
-        wanted: the micro-batch's tokens that carry a loss.
+        wanted: the part's tokens that carry a loss.
         settings: names and numbers of the loss.
         old_logprobs: [N]; None: those of the forward pass.
         ref_logprobs: [N]; None: no KL term, or an exact one.
@@ -141,6 +146,7 @@ def micro_batch_loss(
         sums.add(importance_weight=weights)
     kl = None
     if ref_logits is not None:
+        assert result.logits is not None
         kl = exact_kl(result.logits, ref_logits, forward=settings.kl_estimator == "exact_forward")
     elif ref_logprobs is not None:
         kl = settings.kl(logprobs, ref_logprobs, old)
@@ -164,4 +170,4 @@ def _add_up(
     difference = (tokens.old_logprobs - sampler).abs().max()
     sums.difference = difference if sums.difference is None else torch.maximum(sums.difference, difference)
     sums.tokens += len(ratio)
-    sums.add(loss=loss, ratio=ratio, clipped=clipped, entropy=result.entropy())
+    sums.add(loss=loss, ratio=ratio, clipped=clipped, entropy=result.entropy)

@@ -8,7 +8,7 @@ needed, and which column is what is known from lengths, never from token ids.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -60,6 +60,10 @@ class LossTokens:
     """What a token weighs in the loss."""
     completion: Tensor
     """Which of the micro-batch's rows a token belongs to."""
+
+    def part(self, which: slice) -> "LossTokens":
+        """Some of the tokens."""
+        return LossTokens(*(getattr(self, field.name)[which] for field in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,18 @@
 """The policy: the model that is trained, and its update."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from gruppo.training.logprobs import token_logits, token_logprobs
-from gruppo.training.losses import LossSettings, Sums, UpdateStats, micro_batch_loss
+from gruppo.training.logprobs import TokenLogprobs
+from gruppo.training.losses import LossSettings, Sums, UpdateStats, part_loss
 from gruppo.training.optimizers import OptimizerSet
-from gruppo.training.packing import Batch, MicroBatch, Row, micro_batches, minibatches
+from gruppo.training.packing import Batch, Row, minibatches
+from gruppo.training.passes import LossOf, Micro, passes_of
 from gruppo.training.reference import ReferencePolicy
-from gruppo.training.tree_attention import attending_by_trees
-from gruppo.training.tree_gate import why_not_trees
-from gruppo.training.trees import TreeBatch, tree_batches
 from gruppo.types import TensorStream
 
 
@@ -54,7 +51,7 @@ class Policy(Protocol):
 class _Prepared:
     """A micro-batch with the log-probs that stay the same over several updates."""
 
-    micro: MicroBatch | TreeBatch
+    micro: Micro
     old_logprobs: Tensor | None
     """[N]; None: those of the forward pass itself."""
     ref_logprobs: Tensor | None
@@ -84,20 +81,10 @@ class LocalPolicy:
         self.model = model
         self.version = 0
         self._optimizers = optimizers
-        self._token_budget = token_budget
         self._device = next(model.parameters()).device
         self.reference = ReferencePolicy(model) if reference else None
-        self.why_padded = why_not_trees(model) if packing == "trees" else "packing: padded"
-        """Why rows are padded; empty where they are trees."""
-
-    def _cut(self, rows: Sequence[Row]) -> list[MicroBatch | TreeBatch]:
-        """The rows in micro-batches of either kind; what they are put through stands inside `_packed`."""
-        cut = micro_batches if self.why_padded else tree_batches
-        return list(cut(rows, self._token_budget, self._device))
-
-    def _packed(self) -> AbstractContextManager[None]:
-        """Inside, the model takes the micro-batches of `_cut`."""
-        return nullcontext() if self.why_padded else attending_by_trees(self.model)
+        self._passes, self.why_padded = passes_of(model, token_budget, packing)
+        """`why_padded`: why rows are padded; empty where they are trees."""
 
     def update(self, batch: Batch, loss: LossSettings, lr_factor: float) -> UpdateStats:
         """`updates_per_batch` passes of `minibatches` optimizer steps each over the batch.
@@ -111,7 +98,7 @@ class LocalPolicy:
         steps = [(part, share) for part, share in zip(parts, shares, strict=True) if _moves(part) or share]
         if not steps:
             return UpdateStats(stepped=False)
-        with self._packed():
+        with self._passes.ready():
             return self._steps(steps, loss, lr_factor)
 
     def _steps(
@@ -134,7 +121,7 @@ class LocalPolicy:
     def _prepare(self, rows: Sequence[Row], loss: LossSettings) -> list[_Prepared]:
         """The micro-batches of an optimizer step, with old and reference log-probs where they are wanted."""
         alive = [row for row in rows if row.mask.any() and (row.advantage != 0.0 or loss.penalty_in_loss)]
-        micros = self._cut(alive)
+        micros = self._passes.cut(alive)
         several = loss.updates_per_batch * loss.minibatches > 1
         old = self._logprobs(micros, loss.temperature) if several else [None] * len(micros)
         wanted = loss.penalty_in_loss and not loss.exact_kl
@@ -144,39 +131,46 @@ class LocalPolicy:
     def _accumulate(self, micros: Sequence[_Prepared], loss: LossSettings, sums: Sums) -> float:
         """Forward, loss and backward of every micro-batch of an optimizer step; gives the loss."""
         total = torch.zeros((), device=self._device)
+        reference = self._held_to().swapped_in if loss.exact_kl else None
         for each in micros:
-            ref_logits = self._reference_logits(each.micro, loss) if loss.exact_kl else None
-            result = token_logprobs(self.model, each.micro, loss.temperature)
-            wanted = each.micro.loss_tokens
-            value = micro_batch_loss(result, wanted, loss, each.old_logprobs, each.ref_logprobs, ref_logits, sums)
-            value.backward()
-            total += value.detach()
+            total += self._passes.backward(
+                each.micro,
+                loss.temperature,
+                self._loss_of(each, loss, sums),
+                whole_completions=loss.of_sequences,
+                reference=reference,
+            )
         return float(total)
+
+    @staticmethod
+    def _loss_of(each: _Prepared, loss: LossSettings, sums: Sums) -> LossOf:
+        """The loss of any part of a micro-batch."""
+        wanted = each.micro.loss_tokens
+
+        def loss_of(result: TokenLogprobs, part: slice, ref_logits: Tensor | None) -> Tensor:
+            old = None if each.old_logprobs is None else each.old_logprobs[part]
+            ref = None if each.ref_logprobs is None else each.ref_logprobs[part]
+            return part_loss(result, wanted.part(part), loss, old, ref, ref_logits, sums)
+
+        return loss_of
 
     def _accumulate_demonstrations(self, rows: Sequence[Row], loss: LossSettings, sums: Sums) -> float:
         """The SFT term: its weight times the mean negative log-likelihood of the demonstrations' tokens."""
-        tokens = sum(int(row.mask.sum()) for row in rows)
+        if not rows:
+            return 0.0
+        factor = loss.demonstrations_weight / sum(int(row.mask.sum()) for row in rows)
         total = torch.zeros((), device=self._device)
-        for micro in self._cut(rows):
-            value = -token_logprobs(self.model, micro, temperature=1.0).logprobs.sum() / tokens
-            (loss.demonstrations_weight * value).backward()
-            total += value.detach()
-        if rows:
-            sums.demonstrations.append(float(total))
-        return loss.demonstrations_weight * float(total)
+        for micro in self._passes.cut(rows):
+            total += self._passes.backward(micro, 1.0, lambda result, *_: -factor * result.logprobs.sum())
+        sums.demonstrations.append(float(total) / loss.demonstrations_weight)
+        return float(total)
 
-    @torch.no_grad()
-    def _logprobs(self, micros: Sequence[MicroBatch | TreeBatch], temperature: float) -> list[Tensor]:
-        return [token_logprobs(self.model, micro, temperature).logprobs for micro in micros]
+    def _logprobs(self, micros: Sequence[Micro], temperature: float) -> list[Tensor]:
+        return [self._passes.logprobs(micro, temperature) for micro in micros]
 
-    def _reference_logprobs(self, micros: Sequence[MicroBatch | TreeBatch], temperature: float) -> list[Tensor]:
+    def _reference_logprobs(self, micros: Sequence[Micro], temperature: float) -> list[Tensor]:
         with self._held_to().swapped_in():
             return self._logprobs(micros, temperature)
-
-    @torch.no_grad()
-    def _reference_logits(self, micro: MicroBatch | TreeBatch, loss: LossSettings) -> Tensor:
-        with self._held_to().swapped_in():
-            return token_logits(self.model, micro, loss.temperature)
 
     def _held_to(self) -> ReferencePolicy:
         if self.reference is None:
@@ -187,8 +181,8 @@ class LocalPolicy:
         """The mean KL per token of each row's completion, in the rows' order; 0 for one without loss tokens."""
         found = [0.0] * len(rows)
         numbers = [number for number, row in enumerate(rows) if row.mask.any()]
-        micros = self._cut([rows[number] for number in numbers])
-        with self._packed():
+        micros = self._passes.cut([rows[number] for number in numbers])
+        with self._passes.ready():
             policy = self._logprobs(micros, loss.temperature)
             reference = self._reference_logprobs(micros, loss.temperature)
         for micro, logprobs, ref in zip(micros, policy, reference, strict=True):
@@ -203,8 +197,8 @@ class LocalPolicy:
 
     def logprobs(self, rows: Sequence[Row], temperature: float) -> list[Tensor]:
         """The policy's log-probs of each row's loss tokens, in the rows' order: for parity checks."""
-        with self._packed():
-            return [self._logprobs(self._cut([row]), temperature)[0] for row in rows]
+        with self._passes.ready():
+            return [self._logprobs(self._passes.cut([row]), temperature)[0] for row in rows]
 
     def named_weights(self) -> TensorStream:
         """Trainable and frozen parameters by name."""

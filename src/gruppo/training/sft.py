@@ -18,9 +18,9 @@ from torch import nn
 from gruppo.monitor.recorder import Recorder
 from gruppo.training.checkpoint import Checkpoints
 from gruppo.training.controls import Controls
-from gruppo.training.logprobs import token_logprobs
 from gruppo.training.optimizers import OptimizerSet
-from gruppo.training.packing import Row, micro_batches
+from gruppo.training.packing import Row
+from gruppo.training.passes import Passes
 
 
 def demonstration_row(prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> Row:
@@ -110,7 +110,7 @@ class SFTTrainer:
     controls: Controls
     learning_rate: float
     lr_factor: Callable[[int], float]
-    token_budget: int
+    passes: Passes
     checkpoints: Checkpoints | None = None
 
     @property
@@ -149,13 +149,11 @@ class SFTTrainer:
 
     def _backward(self, rows: Sequence[Row], normaliser: float) -> float:
         """Gradients of a batch; returns its summed loss in nats."""
-        device = next(self.model.parameters()).device
-        total = torch.zeros((), device=device)
-        for micro in micro_batches(rows, self.token_budget, device):
-            loss = -token_logprobs(self.model, micro, temperature=1.0).logprobs.sum()
-            (loss / normaliser).backward()
-            total += loss.detach()
-        return float(total)
+        total = torch.zeros((), device=next(self.model.parameters()).device)
+        with self.passes.ready():
+            for micro in self.passes.cut(rows):
+                total += self.passes.backward(micro, 1.0, lambda result, *_: -result.logprobs.sum() / normaliser)
+        return float(total) * normaliser
 
 
 def steps_of(rows: int, batch_size: int, epochs: float) -> int:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from gruppo.training.head import Head
 from gruppo.training.packing import Row
-from gruppo.training.tree_attention import KEYWORD, attending_by_trees, base_of
-from gruppo.training.trees import TreeBatch, tree_batches
+from gruppo.training.tree_attention import attending_by_trees, base_of
+from gruppo.training.trees import tree_batches
 
 LAYERS = frozenset({"full_attention", "sliding_attention"})
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
@@ -48,8 +49,9 @@ def _tried(model: nn.Module, name: str) -> str:
     """What two small trees say."""
     device, rows = next(model.parameters()).device, _rows(base_of(model).get_input_embeddings().num_embeddings)  # pyright: ignore
     (batch,) = tree_batches(rows, 1_000, device)
+    head = Head(model)
     with attending_by_trees(model):
-        found = _logits(model, batch)
+        found = head.logits(head.hidden(batch))
     expected = torch.cat([_alone(model, rows[number], device) for number in batch.numbers])
     layers = base_of(model).config.get_text_config().num_hidden_layers
     if batch.layout.calls != layers:
@@ -76,17 +78,6 @@ def _rows(vocabulary: int) -> list[Row]:
         Row(prompt, ids(length), np.ones(length, dtype=np.bool_), np.zeros(length, dtype=np.float32), 1.0)
         for prompt, length in wanted
     ]
-
-
-def _logits(model: nn.Module, batch: TreeBatch) -> Tensor:
-    inputs = {
-        "input_ids": batch.input_ids,
-        "position_ids": batch.position_ids,
-        "logits_to_keep": batch.logit_places,
-        "use_cache": False,
-        KEYWORD: batch.layout,
-    }
-    return model(**inputs).logits[0]
 
 
 def _alone(model: nn.Module, row: Row, device: torch.device) -> Tensor:
