@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test quick lint results clean
+.PHONY: help setup demo test quick lint results bench clean
 
 help:
 	@echo "make demo      watch a small model learn arithmetic (a few minutes, no download of data or models)"
@@ -12,6 +12,7 @@ help:
 	@echo "make quick     the quick tier of it"
 	@echo "make lint      ruff, pyright, import-linter"
 	@echo "make results   the slow tables of docs/results.md; WORDS=DIR adds the real word problems, GSM8K=FILE the 0.5B run, KK=DIR knights and knaves, REWARDS=DIR the rewards on real data"
+	@echo "make bench     a GRPO step against TRL, in turns, into benchmarks/speed.md; one core; ARGS='--shapes b'"
 	@echo "make setup     the environment in .venv, with the development extras"
 
 setup: $(STAMP)
@@ -47,6 +48,9 @@ results: setup
 	$(if $(REWARDS),$(BIN)/python benchmarks/code_judge.py --data $(REWARDS)/mbpp)
 	$(BIN)/python benchmarks/sandbox.py
 	GRUPPO_SANDBOX_RUNS=10000 $(BIN)/python -m pytest tests/test_sandbox_life.py -k nothing_behind
+
+bench: setup
+	$(BIN)/python benchmarks/speed.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache

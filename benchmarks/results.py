@@ -100,17 +100,20 @@ def run_first(data: str, out: Path) -> None:
 
 def store(name: str, command: str, rows: list[dict], remark: str | None = None) -> None:
     """Keep a table's figures with where they come from."""
+    data = {**origin(command), **({} if remark is None else {"remark": remark}), "rows": rows}
+    STORE.mkdir(exist_ok=True)
+    (STORE / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
+
+
+def origin(command: str) -> dict[str, str]:
+    """Where figures come from."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    data = {
+    return {
         "command": command,
         "commit": commit.stdout.strip(),
         "hardware": f"{platform.machine()}, {os.cpu_count()} cores, {_processor()}, no GPU",
         "date": date.today().isoformat(),
-        **({} if remark is None else {"remark": remark}),
-        "rows": rows,
     }
-    STORE.mkdir(exist_ok=True)
-    (STORE / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
 
 
 def render() -> None:

@@ -1,0 +1,302 @@
+"""Those who are measured, each alone in a process that makes one GRPO step whenever it is asked to.
+
+    python benchmarks/contestants.py gruppo|trl MODEL_FOLDER '{"shape": "b", "precision": "float32", ...}'
+
+It is started by `Contestant`, and answers every line on its standard input with one line of JSON: the seconds of the
+step and of its parts, the lengths of the completions, and the largest memory that the process has had so far. Both
+sides are the library's own loop, held up where it takes its next prompts. So everything between two steps counts.
+"""
+
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+LIMIT = 3600
+"""Seconds that one step may take."""
+LEARNING_RATE = 1e-6
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a contestant is asked to do."""
+
+    shape: str
+    precision: str
+    threads: int = 1
+    device: str = "cpu"
+    trl: dict[str, Any] = field(default_factory=dict)
+    """Settings of TRL's GRPOConfig beside those of the shape, and `dtype` for the model's."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step took."""
+
+    seconds: float
+    rollout: float
+    reward: float
+    update: float
+    lengths: list[int]
+    peak_mib: float
+    """The process's largest resident memory so far; on CUDA the allocator's largest."""
+    rest_mib: float
+    """Its resident memory before the first step."""
+
+    @property
+    def tokens(self) -> int:
+        """Generated tokens."""
+        return sum(self.lengths)
+
+    @property
+    def rate(self) -> float:
+        """Generated tokens a second of the whole step."""
+        return self.tokens / self.seconds
+
+
+class Contestant:
+    """A process of its own, asked for one step at a time."""
+
+    def __init__(self, name: str, folder: Path, job: Job) -> None:
+        self.name = name
+        command = [sys.executable, __file__, name, str(folder), json.dumps(asdict(job))]
+        threads = str(job.threads)
+        environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed in `close`
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=environment
+        )
+
+    def step(self) -> Step:
+        """One step.
+
+        Raises:
+            RuntimeError: the process has ended, with the end of what it said.
+            TimeoutError: it took longer than LIMIT.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._ended() from None
+        if not select.select([self._process.stdout], [], [], LIMIT)[0]:
+            self.close()
+            raise TimeoutError(f"{self.name}: no step in {LIMIT} s")
+        line = self._process.stdout.readline()
+        if not line:
+            raise self._ended()
+        return Step(**json.loads(line))
+
+    def _ended(self) -> RuntimeError:
+        self._process.wait()
+        self._errors.seek(0)
+        said = self._errors.read().decode(errors="replace")[-3000:]
+        return RuntimeError(f"{self.name} ended with code {self._process.returncode}:\n{said}")
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+
+class Asker:
+    """The contestant's end of the pipe. A loop calls `next` wherever it would begin its next step."""
+
+    def __init__(self, device: str) -> None:
+        self._answers = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)  # what libraries print must not be taken for an answer
+        self._device = device
+        self._began: float | None = None
+        self._rest = 0.0
+        self.rollout = self.reward = 0.0
+        self.lengths: list[int] = []
+
+    def next(self) -> None:
+        """Answer for the step that has ended, wait to be asked for the next; ends the process with the pipe."""
+        if self._began is None:
+            self._rest = resident_mib("VmRSS")
+        else:
+            seconds = time.perf_counter() - self._began
+            update = seconds - self.rollout - self.reward
+            step = Step(seconds, self.rollout, self.reward, update, self.lengths, self._peak(), self._rest)
+            print(json.dumps(asdict(step)), file=self._answers, flush=True)
+        if not sys.stdin.readline():
+            os._exit(0)
+        self.rollout = self.reward = 0.0
+        self._began = time.perf_counter()
+
+    def _peak(self) -> float:
+        if self._device == "cuda":
+            import torch
+
+            return torch.cuda.max_memory_allocated() / 2**20
+        return resident_mib("VmHWM")
+
+
+def resident_mib(field: str) -> float:
+    """VmRSS (now) or VmHWM (the largest so far) of this process.
+
+    Linux's own account of this program alone; `ru_maxrss` would begin with what the parent had.
+    """
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1024
+    raise OSError(f"/proc/self/status has no {field}")
+
+
+def gruppo(folder: Path, job: Job, asker: Asker) -> None:
+    """gruppo's trainer with the defaults of its config, the reward in this process."""
+    from shapes import SHAPES, token_reward
+
+    from gruppo.config.schema import Config
+    from gruppo.data.stream import ProblemStream
+    from gruppo.launch.build import Workbench
+    from gruppo.monitor.progress import SilentProgress
+    from gruppo.monitor.run_folder import RunFolder
+    from gruppo.rewards import Reward, Rubric
+    from gruppo.rollout.collect import Collector
+    from gruppo.types import Group, Problem, SamplingParams
+
+    shape = SHAPES[job.shape]
+    problems = shape.problems(64 * shape.prompts)
+
+    class Asked(ProblemStream):
+        """Takes the problems in their order, when asked to."""
+
+        taken = 0
+
+        def take(self, n: int, slice: object = None) -> list[Problem]:
+            metrics = run.read_metrics()
+            if metrics:
+                asker.rollout, asker.reward = metrics[-1]["seconds_rollout"], metrics[-1]["seconds_reward"]
+            asker.next()
+            self.taken += n
+            return [problems[number % len(problems)] for number in range(self.taken - n, self.taken)]
+
+        def observe(self, groups: Sequence[Group]) -> None:
+            asker.lengths = [len(rollout.completion) for group in groups for rollout in group.rollouts]
+
+    config = Config(
+        model=str(folder),
+        data="none.jsonl",
+        steps=1_000_000,
+        checkpoint_every=1_000_000,
+        prompts_per_step=shape.prompts,
+        group_size=shape.group_size,
+        max_completion_length=shape.new_tokens,
+        learning_rate=LEARNING_RATE,
+        lr_schedule="constant",
+        warmup_ratio=0.0,
+        precision=job.precision,  # pyright: ignore
+        device=job.device,
+        threads=job.threads,
+        lora_rank=shape.lora_rank,
+        prompt_template="{prompt}",
+    )
+    bench = Workbench(config, str(folder), {}, SilentProgress())
+    with tempfile.TemporaryDirectory() as out, RunFolder.open(out, config.model_dump(mode="json")) as run:
+        sampling = SamplingParams(max_completion_length=shape.new_tokens, stop_token_ids=shape.stop_token_ids)
+        rubric = Rubric([Reward("tokens", token_reward)])
+        trainer = bench.trainer(run, problems)
+        trainer.collector = Collector(bench.engine, rubric, bench.renderer, sampling, shape.group_size)
+        trainer.stream = Asked(problems, seed=0)
+        trainer.run()
+
+
+def trl(folder: Path, job: Job, asker: Asker) -> None:
+    """TRL's GRPOTrainer; what is not said by the shape or by `job.trl` is its default."""
+    import torch
+    from datasets import Dataset
+    from shapes import SHAPES, token_reward
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    torch.set_num_threads(job.threads)
+    shape, settings = SHAPES[job.shape], dict(job.trl)
+    rows = settings.setdefault("per_device_train_batch_size", shape.completions)
+    dtype = getattr(torch, settings.pop("dtype", job.precision))
+    attention = settings.pop("attn_implementation", "sdpa")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"eos_token": "0" if shape.ends else "<end>"})  # GRPOTrainer wants one
+
+    class Asked(TrainerCallback):
+        """Begins a step when asked to."""
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            asker.next()
+
+    class Timed(GRPOTrainer):
+        """Takes the time of the parts."""
+
+        def _generate_single_turn(self, *given: Any, **named: Any) -> Any:
+            start = time.perf_counter()
+            found = super()._generate_single_turn(*given, **named)
+            asker.rollout += time.perf_counter() - start
+            asker.lengths = [len(ids) for ids in found[0]]
+            return found
+
+        def _calculate_rewards(self, *given: Any, **named: Any) -> Any:
+            start = time.perf_counter()
+            found = super()._calculate_rewards(*given, **named)
+            asker.reward += time.perf_counter() - start
+            return found
+
+    def tokens(completions: list[str], **_: Any) -> list[float]:
+        return [token_reward(completion) for completion in completions]
+
+    adapter = None
+    if shape.lora_rank:
+        from peft import LoraConfig
+
+        rank = shape.lora_rank
+        adapter = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    with tempfile.TemporaryDirectory() as out:
+        config = GRPOConfig(
+            output_dir=out,
+            use_cpu=job.device == "cpu",
+            max_steps=1_000_000,
+            learning_rate=LEARNING_RATE,
+            lr_scheduler_type="constant",
+            num_generations=shape.group_size,
+            gradient_accumulation_steps=shape.completions // rows,
+            max_completion_length=shape.new_tokens,
+            shuffle_dataset=False,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            **settings,
+        )
+        prompts = Dataset.from_list([{"prompt": each.prompt} for each in shape.problems(64 * shape.prompts)])
+        trainer = Timed(
+            model=model,
+            reward_funcs=tokens,
+            args=config,
+            train_dataset=prompts,
+            processing_class=tokenizer,
+            callbacks=[Asked()],
+            peft_config=adapter,
+        )
+        trainer.train()
+
+
+def main() -> None:
+    """Serve steps until the pipe closes."""
+    name, folder, job = sys.argv[1], Path(sys.argv[2]), Job(**json.loads(sys.argv[3]))
+    asker = Asker(job.device)
+    {"gruppo": gruppo, "trl": trl}[name](folder, job, asker)
+
+
+if __name__ == "__main__":
+    main()

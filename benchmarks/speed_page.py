@@ -1,0 +1,124 @@
+"""benchmarks/speed.md from the figures in benchmarks/results/, and how they are kept: by row, each with its origin."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from results import STORE, origin
+from shapes import SHAPES
+
+PAGE = Path(__file__).with_name("speed.md")
+Row = dict[str, Any]
+
+
+def keep(name: str, row: Row, key: Sequence[str], command: str) -> None:
+    """Store a row in results/NAME.json in place of the one with the same key."""
+    path = STORE / f"{name}.json"
+    rows: list[Row] = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows = [other for other in rows if any(other[part] != row[part] for part in key)]
+    rows.append({**row, **origin(command)})
+    rows.sort(key=lambda row: [row[part] for part in key])
+    STORE.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+
+
+def render() -> None:
+    """Write the page from whatever is stored."""
+    parts = ["# Speed\n\nMeasured; every row says when, where and by which command.\n"]
+    for name, section in (("speed", _steps), ("sweep", _sweep)):
+        path = STORE / f"{name}.json"
+        if path.exists():
+            parts.append(section(json.loads(path.read_text())["rows"]))
+    PAGE.write_text("\n".join(parts))
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+
+
+def sources(rows: Sequence[Row]) -> str:
+    """Where rows come from, each origin once."""
+    found = dict.fromkeys(
+        f"- `{row['command']}`, commit {row['commit']}, {row['hardware']}, {row['date']}, load {row['load']} before"
+        for row in rows
+    )
+    return "\n".join(found) + "\n"
+
+
+def _steps(rows: Sequence[Row]) -> str:
+    shapes = dict.fromkeys(row["shape"] for row in rows)
+    titles = "\n".join(f"- {shape}: {SHAPES[shape].title}." for shape in shapes)
+    ends, parts, limits = [], [], []
+    for row in rows:
+        name = [row["shape"], row["precision"], str(row["threads"])]
+        ours, theirs, ratio, limit = row["gruppo"], row["trl"], row["ratio"], row["limit"]
+        ends.append(
+            [
+                *name,
+                f"{ours['rate']:,.0f}",
+                f"{theirs['rate']:,.0f}",
+                f"**{ratio['median']:.2f}** ({ratio['least']:.2f} to {ratio['most']:.2f}, {row['pairs']} pairs)",
+                f"{ratio['together']:.2f}",
+                f"{ours['peak_mib']:,.0f} / {theirs['peak_mib']:,.0f}",
+                f"{theirs['peak_mib'] / ours['peak_mib']:.2f}",
+                f"{ours['rest_mib']:,.0f} / {theirs['rest_mib']:,.0f}",
+            ]
+        )
+        parts.append(
+            [
+                *name,
+                *(f"{ours[part]:,.2f} / {theirs[part]:,.2f}" for part in _SECONDS),
+                *(f"{ours[part]:,.0f} / {theirs[part]:,.0f}" for part in ("rollout_rate", "update_rate")),
+            ]
+        )
+        limits.append(
+            [
+                *name,
+                *(f"{limit[part]:.0%}" for part in ("rollout", "update", "step")),
+                f"{limit['gflops']:.0f}",
+                f"{limit['gbytes']:.1f}",
+            ]
+        )
+    first = ["shape", "precision", "threads"]
+    return "\n".join(
+        [
+            "## A GRPO step against TRL\n",
+            f"{titles}\n\nTokens a second are generated tokens over the whole step: rollout, reward, update. gruppo "
+            "and TRL 1.16 (its quickest settings on a CPU, transformers' generation) in turns, one process each; "
+            "medians, and the median of the ratios by pair. `benchmarks/speed.py` says what each does.\n",
+            table(
+                [
+                    *first,
+                    "gruppo, tokens/s",
+                    "TRL, tokens/s",
+                    "ratio",
+                    "ratio of all steps together",
+                    "peak memory, MiB, gruppo / TRL",
+                    "ratio",
+                    "before the first step, MiB",
+                ],
+                ends,
+            ),
+            "Parts, gruppo / TRL:\n",
+            table([*first, *_SECONDS.values(), "rollout, tokens/s", "update, tokens/s"], parts),
+            "gruppo's share of the physical limit (measured matrix rate and bandwidth, over the work that a step "
+            "cannot do without: `benchmarks/limits.py`):\n",
+            table([*first, "rollout", "update", "step", "GFLOP/s", "GB/s"], limits),
+            sources(rows),
+        ]
+    )
+
+
+_SECONDS = {
+    "rollout_seconds": "rollout, s",
+    "reward_seconds": "reward, s",
+    "update_seconds": "update, s",
+    "seconds": "step, s",
+}
+
+
+def _sweep(rows: Sequence[Row]) -> str:
+    raise NotImplementedError
