@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from gruppo.training.tree_attention import KEYWORD, base_of
 from gruppo.training.trees import TreeBatch
