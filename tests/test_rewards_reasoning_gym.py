@@ -1,6 +1,7 @@
 """Generated tasks by name, and their own verifiers as a reward."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from gruppo.data.problems import load_problems
 from gruppo.data.readers import Purpose
 from gruppo.data.tasks import Task, parse_task
 from gruppo.errors import DataError
+from gruppo.rewards.binding import Call
+from gruppo.rewards.result import RewardResult
 from gruppo.rewards.rubric import Reward, Rubric
+from gruppo.rewards.workers import WorkerPool, by_value
 from gruppo.types import Problem
 
 needs_package = pytest.mark.skipif(
@@ -241,6 +245,56 @@ def test_no_answer_is_run_as_a_program(task: str, tmp_path: Path) -> None:
     for attack in attacks:
         assert score(problem, f"<answer>{attack}</answer>") < 0.1, attack
     assert not mark.exists()
+
+
+def unscreened(completion: str) -> RewardResult:
+    """The verifier of `spiral_matrix` with the screen off: 0.1 where an expression could be run to its end."""
+    from gruppo.rewards import reasoning_gym
+
+    reasoning_gym._harmless = lambda name, stated: True
+    stated = f"({completion}, ['done'])[1]"
+    return reasoning_gym.reasoning_gym_reward(stated, {"source_dataset": "spiral_matrix"}, answer="done")
+
+
+@needs_package
+@pytest.mark.skipif(sys.platform != "linux", reason="a worker's fork is confined on Linux alone")
+def test_past_the_screen_an_answer_can_only_read(tmp_path: Path) -> None:
+    """Each is run by the verifier: in the worker itself, where it must succeed to prove anything, and in its fork."""
+    new, old = tmp_path / "new", tmp_path / "old"
+    harmless = ["1", f"open('{old}').read()", f"__import__('os').listdir('{tmp_path}')", "__import__('colorsys')"]
+    attacks = [
+        f"open('{new}', 'w').write('written')",
+        f"open('{old}', 'a').write('written')",
+        f"__import__('os').open('{new}', {os.O_CREAT})",
+        f"__import__('os').open('{old}', {os.O_TRUNC})",
+        f"__import__('os').open('{tmp_path}', {os.O_TMPFILE | os.O_WRONLY})",
+        f"__import__('os').mkdir('{new}-folder')",
+        f"__import__('os').chmod('{old}', 0o600)",
+        f"__import__('os').rename('{old}', '{new}')",
+        f"__import__('os').remove('{new}')",
+        "__import__('os').chdir('/')",
+        "__import__('socket').socket()",
+        "__import__('socket').socket(type=2)",
+        "__import__('socket').socketpair()",
+        "__import__('subprocess').run(['true'])",
+        "__import__('os').fork() or __import__('os')._exit(0)",
+        "__import__('os').kill(__import__('os').getppid(), 0)",
+        "__import__('threading').Thread(target=int).start()",
+        "__import__('os').memfd_create('x')",
+    ]
+
+    def ran(confined: bool) -> list[str]:
+        old.write_text("as it was")
+        calls = [Call((), {"completion": each}) for each in [*harmless, *attacks]]
+        function = by_value("r", unscreened, forks=confined, warm="reasoning_gym")
+        outcomes = pool.submit(function, False, calls, len(calls), 20.0).result(120).outcomes
+        assert {type(outcome) for outcome in outcomes} == {RewardResult}, outcomes
+        return [call.kwargs["completion"] for call, outcome in zip(calls, outcomes) if outcome.value == 0.1]
+
+    with WorkerPool(1) as pool:
+        assert ran(confined=True) == harmless
+        assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("old", "as it was")]
+        assert ran(confined=False) == [*harmless, *attacks]
 
 
 @needs_package

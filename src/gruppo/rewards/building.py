@@ -51,7 +51,12 @@ class BuiltIn:
 
 BUILT_IN: dict[str, BuiltIn] = {
     "math": BuiltIn(
-        "math:math_reward", "process", "math:math_fast", "math:math_unlimited", "math_symbolic", time_limit=2.0
+        "math:math_reward",
+        "process",
+        "math:math_fast",
+        "math:math_unlimited",
+        "gruppo.rewards.math_symbolic",
+        time_limit=2.0,
     ),
     "format": BuiltIn("format:format_reward", "process", unlimited="format:format_reward", time_limit=2.0),
     "overlong": BuiltIn("overlong:overlong_reward"),
@@ -64,7 +69,12 @@ BUILT_IN: dict[str, BuiltIn] = {
     "qa": BuiltIn("qa:qa_reward"),
     "logic": BuiltIn("logic:logic_reward"),
     "code": BuiltIn("code:code_reward", "thread"),
-    "reasoning_gym": BuiltIn("reasoning_gym:reasoning_gym_reward", "process"),
+    "reasoning_gym": BuiltIn(
+        "reasoning_gym:reasoning_gym_reward",
+        "process",
+        unlimited="reasoning_gym:reasoning_gym_reward",
+        warm="reasoning_gym",
+    ),
 }
 """The built-in rewards by the names of `gruppo.config.rewards.REWARDS`."""
 
@@ -132,8 +142,8 @@ def reward_of(
         return replace(reward, place="here")
     if built_in.unlimited:
         sent = partial(_home(built_in.unlimited), **config.own_options)
-        warm = f"gruppo.rewards.{built_in.warm}" if built_in.warm else None
-        reward = replace(reward, portable=by_value(config.name, sent, forks=True, warm=warm))
+        portable = by_value(config.name, sent, forks=True, warm=built_in.warm or None)
+        reward = replace(reward, portable=portable)
     fast = partial(_home(built_in.fast), **config.own_options) if built_in.fast else None
     return replace(reward, fast=fast, normalize=isinstance(config, ModelReward) and config.normalize == "group")
 

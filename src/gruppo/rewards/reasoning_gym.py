@@ -10,7 +10,8 @@ it is left out.
    a completion could do there what the trainer may. So these nine are shown only a plain list, sum or formula; anything
    else scores 0. A formula with an unevaluated `Integral` is refused too: written down, it solves every integral.
    (About a tenth of the package's own answers to `intermediate_integration` hold one, and are refused with it.)
-3. The screen is a precaution, and verifiers may be slow: this reward belongs into a process that can be killed.
+3. Verifiers may be slow, and the screen may have a hole: in a run they are called in a fork of a worker, which is
+   killed at its limit and on Linux can compute and read files but write none, start nothing and reach no network.
    Two more run the problem's own data, so read saved rows only from whom you would take a program.
 4. Whatever a verifier raises is a score of 0 with the reason. A stated answer of more than 8,192 characters is refused.
 5. The verifiers are taken as they are: that of `game_of_life_halting`, for one, gives 1 to any text that isn't "True"

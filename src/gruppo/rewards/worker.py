@@ -18,7 +18,8 @@ run in the trainer. Requests come from the trainer and are trusted.
 2. What a function prints goes to the log that the pool named, up to a limit; the trainer's output stays clean.
 3. A task that says so is done by a fork of the worker, which has all modules loaded: killed, it is replaced in
    milliseconds, where sympy alone takes seconds to import. Only functions of ours say so: a fork of a process with
-   threads, or with a GPU in hand, may hang.
+   threads, or with a GPU in hand, may hang. On Linux the fork may only compute and read files: an answer that talked
+   a parser into running it could write no file, start or signal no process, reach no network.
 4. The worker ends with the pool: by the end of its requests, and on Linux by a signal if the pool's thread is killed.
 """
 
@@ -42,6 +43,7 @@ from gruppo.rewards.calling import outcomes
 from gruppo.rewards.loading import load_function
 from gruppo.rewards.outcomes import Failure, Outcome
 from gruppo.rewards.requests import Hello, Load, Task, pack, read_request
+from gruppo.rewards.sandbox import jail
 
 _MOST_OUTPUT = 1 << 20
 """Characters that the functions of one worker may print into the log."""
@@ -106,7 +108,8 @@ class _Worker:
     def _load(self, load: Load) -> dict[str, Any]:
         try:
             if load.warm is not None:
-                import_module(load.warm)
+                with contextlib.suppress(ImportError):  # the function says better what is missing
+                    import_module(load.warm)
             self._functions[load.key] = load_function(load.name) if load.name else pickle.loads(load.pickled)
         except (Exception, SystemExit) as error:
             text = str(error) if isinstance(error, GruppoError) else f"{type(error).__name__}: {error}"
@@ -169,6 +172,7 @@ class _Runner:
             os.close(tasks_in)
             os.close(done_out)
             _die_with(keeper)
+            _confine()
             with os.fdopen(tasks_out, "rb") as tasks:
                 while (task := read_request(tasks)) is not None:
                     work(cast(Task, task))
@@ -215,6 +219,14 @@ def _die_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
+
+
+def _confine() -> None:
+    """Give up all but computing and reading, where the system grants it; so nothing more is printed into the log."""
+    sys.stdout = sys.stderr = _Log(None)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            jail.only_read()
 
 
 def main() -> None:

@@ -5,6 +5,7 @@
    can't read another process's CPU time, `prlimit64` can't set anything, `futex` only waits and wakes.
 3. Another architecture's numbers (32-bit, x32) end the process.
 4. Refused calls give an errno, for a program that merely tries (a traceback shows what it tried) can go on.
+5. With `reads`, for functions of ours that look at hostile text and load modules as they go, files may be read.
 """
 
 import ctypes
@@ -54,6 +55,12 @@ _BY_PATH: dict[str, tuple[int | None, int | None]] = {
     "getdents": (78, None), "getdents64": (217, 61),
 }  # fmt: skip
 _IOCTL = (16, 29)
+_OPENS = {"open": 1, "openat": 2}
+"""Which argument holds the flags."""
+_WRITES = 0o1 | 0o2 | 0o100 | 0o1000
+"""Flags that write, create or truncate."""
+_NEVER = ("openat2", "chdir")
+"""By path, and refused even where files may be read: the flags of the first are out of a filter's sight."""
 
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 
@@ -61,8 +68,8 @@ _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 class Filter:
     """The filter in the form that the kernel takes, made once and put on each process."""
 
-    def __init__(self, machine: str) -> None:
-        code = filter_program(machine)
+    def __init__(self, machine: str, reads: bool = False) -> None:
+        code = filter_program(machine, reads)
         self._code = ctypes.create_string_buffer(code, len(code))
         self._program = _Program(len(code) // 8, ctypes.addressof(self._code))
         self._pointer = ctypes.byref(self._program)
@@ -88,8 +95,12 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
 
 
-def filter_program(machine: str) -> bytes:
+def filter_program(machine: str, reads: bool = False) -> bytes:
     """The filter as the kernel wants it: an array of 8-byte instructions.
+
+    Args:
+        machine: the processor, as `platform.machine` names it.
+        reads: whether files may be looked at and opened for reading.
 
     Raises:
         OSError: there is no table for this processor.
@@ -100,15 +111,17 @@ def filter_program(machine: str) -> bytes:
     code = [(_LD, 0, 0, _ARCH), (_JEQ, 1, 0, architecture), (_RET, 0, 0, _KILL_PROCESS), (_LD, 0, 0, _NR)]
     if machine == "x86_64":
         code += [(_JGE, 0, 1, _X32), (_RET, 0, 0, _KILL_PROCESS)]
-    code += _search(sorted(_cases(column)))
+    code += _search(sorted(_cases(column, reads)))
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in code)
 
 
-def _cases(column: int) -> list[tuple[int, list[Instruction]]]:
+def _cases(column: int, reads: bool) -> list[tuple[int, list[Instruction]]]:
     """Each call's number, and what is done about it."""
     allow, no_file = [(_RET, 0, 0, _ALLOW)], [(_RET, 0, 0, _ERRNO | errno.ENOENT)]
     cases = [(numbers[column], allow) for numbers in _FREE.values()]
-    cases += [(numbers[column], no_file) for numbers in _BY_PATH.values()]
+    for name, numbers in _BY_PATH.items():
+        checks = _require(_OPENS[name], _WRITES, (0,)) if name in _OPENS else []
+        cases.append((numbers[column], [*checks, *allow] if reads and name not in _NEVER else no_file))
     cases += [(_IOCTL[column], [(_RET, 0, 0, _ERRNO | errno.ENOTTY)])]
     for numbers, checks in _NARROWED.values():
         cases.append((numbers[column], [*(step for check in checks for step in _require(*check)), *allow]))
