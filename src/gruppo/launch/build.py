@@ -118,6 +118,8 @@ class Workbench:
             self.config.max_live_completions,
             self.loaded.context_length,
             note=self.observer.note,
+            plain=self.config.plain,
+            batch_invariant=self.config.batch_invariant,
         )
 
     @property
@@ -190,7 +192,7 @@ class Workbench:
         config = self.config
         stream = problem_stream(config, problems, self.observer.note)
         optimizers = build_optimizers(self.loaded.model, config, config.learning_rate)
-        policy = self._policy(optimizers)
+        policy = self.policy(optimizers)
         controls = Controls(config.steps, ControlSettings(config.target_kl, config.reference_refresh_every))
         curriculum = Curriculum(config)
         demonstrations = self._demonstrations_beside()
@@ -220,16 +222,14 @@ class Workbench:
             save_rollouts_every=config.save_rollouts_every,
         )
 
-    def _policy(self, optimizers: OptimizerSet) -> LocalPolicy:
+    def policy(self, optimizers: OptimizerSet) -> LocalPolicy:
         """The policy; tells why its rows are padded where trees were asked for."""
-        wanted = self.config.packing
+        wanted = "padded" if self.config.plain else "trees"
         policy = LocalPolicy(
             self.loaded.model, optimizers, self.token_budget, reference=self.config.wants_reference, packing=wanted
         )
         if wanted == "trees" and policy.why_padded:
-            self.observer.note(
-                f"packing: padded rows in place of trees, since {policy.why_padded}; slower, same update"
-            )
+            self.observer.note(f"padded rows in place of group trees, since {policy.why_padded}; slower, same update")
         return policy
 
     def _demonstrations_beside(self) -> Demonstrations | None:
