@@ -1,6 +1,10 @@
 """Tokens a second of the local engine: slots against waves, in turns in one process.
 
     python benchmarks/decode.py [--shape small|medium] [--precision float32|bfloat16] [--pairs 3] [--threads 1]
+        [--ways waves slots] [--clock wall|cpu]
+
+The ways: waves, slots, and loose: slots without batch invariance. CPU time is the steadier clock of one thread on a
+machine that does other work beside.
 
 Random weights; the lengths of the medium shape are spread by several end tokens. Prints the median of each way, the
 median of the ratios by pair, and how many steps each token took.
@@ -9,6 +13,7 @@ median of the ratios by pair, and how many steps each token took.
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,11 +98,15 @@ SHAPES = {
 }
 
 
-def rate(engine: LocalEngine, requests: list[GroupRequest]) -> tuple[float, int]:
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+WAYS: dict[str, dict[str, bool]] = {"waves": {"plain": True}, "slots": {}, "loose": {"batch_invariant": False}}
+
+
+def rate(engine: LocalEngine, requests: list[GroupRequest], clock: Callable[[], float]) -> tuple[float, int]:
     """Tokens a second of one batch, and the tokens."""
-    start = time.perf_counter()
+    start = clock()
     tokens = sum(len(completion) for group in engine.generate(requests) for completion in group)
-    return tokens / (time.perf_counter() - start), tokens
+    return tokens / (clock() - start), tokens
 
 
 def main() -> None:
@@ -108,27 +117,29 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--max-live", type=int, default=256)
+    parser.add_argument("--ways", nargs=2, choices=WAYS, default=["waves", "slots"])
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     shape = SHAPES[asked.shape]
     model = shape.build(getattr(torch, asked.precision))
     print(f"{asked.shape}: {sum(p.numel() for p in model.parameters()) / 1e6:.2f}M parameters, {asked.precision}")
-    engines = {
-        "waves": LocalEngine(model, NoText(), asked.max_live, plain=True),
-        "slots": LocalEngine(model, NoText(), asked.max_live),
-    }
+    clock = CLOCKS[asked.clock]
+    engines = {way: LocalEngine(model, NoText(), asked.max_live, **WAYS[way]) for way in asked.ways}
     for engine in engines.values():
-        rate(engine, [*shape.requests(99)][:1])
+        rate(engine, [*shape.requests(99)][:1], clock)
     rates: dict[str, list[float]] = {name: [] for name in engines}
     for pair in range(asked.pairs):
         for name, engine in engines.items():
-            found, tokens = rate(engine, shape.requests(pair))
+            found, tokens = rate(engine, shape.requests(pair), clock)
             rates[name].append(found)
             print(f"  {name}: {found:,.0f} tokens/s ({tokens:,} tokens)", flush=True)
-    ratios = [slots / waves for slots, waves in zip(rates["slots"], rates["waves"], strict=True)]
+    first, second = asked.ways
+    ratios = [theirs / ours for ours, theirs in zip(rates[first], rates[second], strict=True)]
     medians = ", ".join(f"{name} {statistics.median(found):,.0f}" for name, found in rates.items())
-    print(f"median tokens/s: {medians}; slots to waves {statistics.median(ratios):.2f}x")
-    print(engines["slots"].stats)
+    each = " ".join(f"{ratio:.3f}" for ratio in ratios)
+    print(f"median tokens/s: {medians}; {second} to {first} {statistics.median(ratios):.3f}x ({each})")
+    print(engines[second].stats)
 
 
 if __name__ == "__main__":

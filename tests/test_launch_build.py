@@ -7,6 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from gruppo.launch.build import Workbench
+from gruppo.monitor.progress import SilentProgress
+from gruppo.rollout.local import LocalEngine
+from gruppo.training.optimizers import build_optimizers
+from gruppo.types import GroupRequest, SamplingParams
 from models import same_bits
 from test_launch_pipeline import config, train
 
@@ -58,3 +63,32 @@ def test_rslora_scales_the_update(tiny_model: Path, problems_file: Path, tmp_pat
     start = load_file(tiny_model / "model.safetensors")
     moved = [norm(end, start) for end in ends]
     assert moved[1] / moved[0] == pytest.approx(4.0, rel=0.01)  # sqrt(16): AdamW's first step doesn't feel the scale
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_the_plain_way_is_one_option(tiny_model: Path, problems_file: Path, tmp_path: Path, plain: bool):
+    bench = Workbench(config(tiny_model, problems_file, tmp_path, plain=plain), str(tiny_model), {}, SilentProgress())
+    policy = bench.policy(build_optimizers(bench.loaded.model, bench.config, 1e-3))
+    assert policy.why_padded == ("packing: padded" if plain else "")
+    prompt = GroupRequest(0, "p", (5, 6, 7), 2, SamplingParams(max_completion_length=4), 0)
+    bench.engine.generate([prompt])
+    assert isinstance(bench.engine, LocalEngine)
+    assert (bench.engine.stats.decode_steps == 0) == plain  # waves count none
+
+
+def test_the_plain_way_never_changes_the_update_but_for_rounding(tiny_model: Path, problems_file: Path, tmp_path: Path):
+    ends = [
+        weights_after(tiny_model, problems_file, tmp_path / str(plain), plain=plain, steps=1, beta=0.1)
+        for plain in (False, True)
+    ]
+    assert 0 < norm(*ends) < 1e-4 * norm(ends[0], load_file(tiny_model / "model.safetensors"))
+
+
+def test_batch_invariance_reaches_the_engine(
+    tiny_model: Path, problems_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tried: list[bool] = []
+    monkeypatch.setattr("gruppo.rollout.local.find_rows_step", lambda model: tried.append(True) or 4)
+    for on in (True, False):
+        weights_after(tiny_model, problems_file, tmp_path / str(on), steps=1, batch_invariant=on)
+    assert tried == [True]

@@ -382,3 +382,84 @@ def test_killed_without_warning_and_going_on_to_the_same_bits(
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (tmp_path / "run/model").exists()
     assert outcome(train(settings).folder) == outcome(whole("full").folder)
+
+
+KILLED_WRITING = """
+    import os, signal, sys, threading, time
+    from pathlib import Path
+    import gruppo
+
+    run, sync = Path(sys.argv[2]), os.fsync
+
+    def fsync(descriptor):
+        sync(descriptor)
+        aside = run / "checkpoints/writing-step-000004"
+        if threading.current_thread().name == "gruppo-writer" and len(list(aside.glob("*.pt"))) == 2:
+            end = time.monotonic() + 60
+            while len((run / "metrics.jsonl").read_text().splitlines()) < 5 and time.monotonic() < end:
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.fsync = fsync
+
+    def digits(completion):
+        return sum(letter.isdigit() for letter in completion) / max(1, len(completion))
+
+    gruppo.train(gruppo.Config.model_validate_json(sys.argv[1]), rewards=[digits])
+"""
+
+
+def test_killed_while_a_checkpoint_is_written_beside_the_next_step(
+    whole: Whole, tiny_model: Path, problems_file: Path, tmp_path: Path
+):
+    run = tmp_path / "run"
+    settings = config(tiny_model, problems_file, run, save_rollouts_every=0)
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(KILLED_WRITING))
+    done = subprocess.run(
+        [sys.executable, str(script), settings.model_dump_json(), str(run)],
+        capture_output=True,
+        timeout=400,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(RunFolder(run).read_metrics()) == 5  # the step after the checkpoint was made while it was being written
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-000002", "writing-step-000004"]
+    watcher = Breaking("", 0, crash)
+    result = train(settings, observer=watcher)
+    assert "grpo: goes on after step 2" in watcher.notes
+    assert outcome(result.folder) == outcome(whole("full").folder)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-000004", "step-000006"]
+
+
+def test_a_disk_that_fills_up_behind_the_training_ends_the_run_with_its_message(
+    whole: Whole, tiny_model: Path, problems_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    settings = config(tiny_model, problems_file, tmp_path / "run")
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if (tmp_path / "run/checkpoints/writing-step-000004").exists():
+            raise OSError(28, "No space left on device")
+        sync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(RunFolderError, match=r"can't write .*step-000004: No space left on device"):
+            train(settings)
+    assert len(RunFolder(tmp_path / "run").read_metrics()) in (4, 5)  # by how quick the thread was
+    assert outcome(train(settings).folder) == outcome(whole("full").folder)
+
+
+def test_what_was_submitted_is_on_the_disk_when_the_training_returns(
+    tiny_model: Path, problems_file: Path, tmp_path: Path
+):
+    settings = config(tiny_model, problems_file, tmp_path / "run", steps=3, sft=None, eval=None)
+    with pytest.raises(ZeroDivisionError):
+        train(settings, observer=Breaking("grpo", 3, crash))  # told before the rollouts of step 3 are written
+    assert RunFolder(tmp_path / "run").rollout_steps() == [1, 2]
+    assert RunFolder(tmp_path / "run").checkpoint_steps() == [2]
+    assert list((tmp_path / "run").rglob(".*.tmp")) == []
+    train(settings)
+    assert RunFolder(tmp_path / "run").rollout_steps() == [1, 2, 3]
+    assert RunFolder(tmp_path / "run").checkpoint_steps() == [2, 3]

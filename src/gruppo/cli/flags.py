@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from gruppo.config.load import ALIASES, STAGES
+from gruppo.config.load import ALIASES, GONE, STAGES
 from gruppo.config.reference import Option
 from gruppo.errors import ConfigError, nearest
 
@@ -31,10 +31,16 @@ class Parser(argparse.ArgumentParser):
             known = [flag for action in self._actions for flag in action.option_strings]
             # What follows an unknown flag is its value, and no mistake of its own.
             flags = [argument.split("=")[0] for argument in unknown if _is_flag(argument)] or unknown[:1]
-            lines = [f"{self.prog}: there is no flag or argument '{flag}'.{nearest(flag, known)}" for flag in flags]
+            lines = [f"{self.prog}: there is no flag or argument '{flag}'.{_instead(flag, known)}" for flag in flags]
             separator = "\n" if len(lines) > 1 else " "
             raise ConfigError(separator.join([*lines, f"See {self.prog} --help"]))
         return parsed
+
+
+def _instead(flag: str, known: list[str]) -> str:
+    """What to say in place of an unknown flag."""
+    gone = GONE.get(flag.removeprefix("--").replace("-", "_"))
+    return nearest(flag, known) if gone is None else f" In its place {gone}."
 
 
 def _is_flag(argument: str) -> bool:

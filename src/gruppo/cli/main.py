@@ -44,6 +44,8 @@ SCORING_FIELDS = (
     "max_prompt_length",
     "long_prompts",
     "stop",
+    "plain",
+    "batch_invariant",
     "max_live_completions",
 )
 """What `gruppo eval` takes beside the options of its stage."""

@@ -180,9 +180,12 @@ class Config(DataFields, OptimizerFields):
     micro_batch_tokens: int | None = Field(default=None, ge=1)
     """Tokens per forward and backward pass, padding counted. Unset: by vocabulary and device. Never changes the
     update."""
-    packing: Literal["trees", "padded"] = "trees"
-    """How completions stand in a pass: trees (each prompt once per group, no padding) or padded (each with its prompt,
-    the plain way; also what a model gets that can't attend by trees). Never changes the update but for rounding."""
+    plain: bool = False
+    """Everything the plain way: padded rows, decoding in waves; for debugging. Never changes the update but for
+    rounding."""
+    batch_invariant: bool = True
+    """A completion's tokens and log-probs are the same to the bit whatever else is decoded beside it. Rules for it are
+    tried at start; on a machine where none holds the run says so and goes on without."""
     max_live_completions: int = Field(default=256, ge=1)
     """Completions that the engine decodes at a time; bounds its memory. Never changes what is drawn."""
 

@@ -20,6 +20,7 @@ from gruppo.launch.streams import load_limits, problem_stream
 from gruppo.monitor.mirrors import open_mirrors
 from gruppo.monitor.recorder import Recorder
 from gruppo.monitor.run_folder import RunFolder
+from gruppo.monitor.writer import BackgroundWriter
 from gruppo.rewards.building import build_rubric, reward_of
 from gruppo.rewards.rubric import Rubric
 from gruppo.rewards.workers import WorkerPool, default_pool
@@ -118,6 +119,8 @@ class Workbench:
             self.config.max_live_completions,
             self.loaded.context_length,
             note=self.observer.note,
+            plain=self.config.plain,
+            batch_invariant=self.config.batch_invariant,
         )
 
     @property
@@ -190,15 +193,18 @@ class Workbench:
         config = self.config
         stream = problem_stream(config, problems, self.observer.note)
         optimizers = build_optimizers(self.loaded.model, config, config.learning_rate)
-        policy = self._policy(optimizers)
+        policy = self.policy(optimizers)
         controls = Controls(config.steps, ControlSettings(config.target_kl, config.reference_refresh_every))
         curriculum = Curriculum(config)
         demonstrations = self._demonstrations_beside()
         parts = {"policy": policy, "stream": stream, "controls": controls, "curriculum": curriculum}
         if demonstrations is not None:
             parts["demonstrations"] = demonstrations
-        checkpoints = Checkpoints(folder.path / "checkpoints", parts, config.checkpoint_every, config.keep_checkpoints)
-        recorder = self._resumed_recorder(folder, checkpoints, stage="grpo")
+        writer = BackgroundWriter()
+        checkpoints = Checkpoints(
+            folder.path / "checkpoints", parts, config.checkpoint_every, config.keep_checkpoints, writer
+        )
+        recorder = self._resumed_recorder(folder, checkpoints, writer, stage="grpo")
         return Trainer(
             stream=stream,
             collector=self.collector,
@@ -220,16 +226,14 @@ class Workbench:
             save_rollouts_every=config.save_rollouts_every,
         )
 
-    def _policy(self, optimizers: OptimizerSet) -> LocalPolicy:
+    def policy(self, optimizers: OptimizerSet) -> LocalPolicy:
         """The policy; tells why its rows are padded where trees were asked for."""
-        wanted = self.config.packing
+        wanted = "padded" if self.config.plain else "trees"
         policy = LocalPolicy(
             self.loaded.model, optimizers, self.token_budget, reference=self.config.wants_reference, packing=wanted
         )
         if wanted == "trees" and policy.why_padded:
-            self.observer.note(
-                f"packing: padded rows in place of trees, since {policy.why_padded}; slower, same update"
-            )
+            self.observer.note(f"padded rows in place of group trees, since {policy.why_padded}; slower, same update")
         return policy
 
     def _demonstrations_beside(self) -> Demonstrations | None:
@@ -247,13 +251,15 @@ class Workbench:
         steps = sft.steps or steps_of(len(rows), sft.batch_size, sft.epochs)
         stream = DemonstrationStream(len(rows), sft.batch_size, derive_seed(self.config.seed, "sft"), sft.shuffle)
         controls = Controls(steps)
+        writer = BackgroundWriter()
         checkpoints = Checkpoints(
             folder.path / "checkpoints",
             {"optimizers": optimizers, "stream": stream, "controls": controls},
             max(self.config.checkpoint_every, steps // 4),
             1,
+            writer,
         )
-        recorder = self._resumed_recorder(folder, checkpoints, stage="sft")
+        recorder = self._resumed_recorder(folder, checkpoints, writer, stage="sft")
         return SFTTrainer(
             model=model,
             optimizers=optimizers,
@@ -301,7 +307,9 @@ class Workbench:
             observer=self.observer,
         )
 
-    def _resumed_recorder(self, folder: RunFolder, checkpoints: Checkpoints, stage: str) -> Recorder:
+    def _resumed_recorder(
+        self, folder: RunFolder, checkpoints: Checkpoints, writer: BackgroundWriter, stage: str
+    ) -> Recorder:
         """Load the newest checkpoint, cut what was recorded after it, and record from there."""
         step, complaints = checkpoints.resume()
         for complaint in complaints:
@@ -313,7 +321,7 @@ class Workbench:
             self.observer.note(f"{stage}: goes on after step {step}")
         config = self.config.model_dump(mode="json")
         mirrors = open_mirrors(self.config.report_to, folder.path, config, resumed_at=step)
-        return Recorder(folder, self.observer, mirrors, stage=stage, precision=self.config.precision)
+        return Recorder(folder, self.observer, mirrors, stage=stage, precision=self.config.precision, writer=writer)
 
 
 def check_packages(config: Config) -> None:

@@ -39,11 +39,14 @@ MAY_DIFFER = frozenset(
         "checkpoint_every",
         "save_rollouts_every",
         "micro_batch_tokens",
+        "plain",
+        "batch_invariant",
         "packing",
         "max_live_completions",
     }
 )
-"""Fields that may change when a run goes on: none of them changes what is drawn or learnt."""
+"""Fields that may change when a run goes on: none of them changes what is drawn or learnt. `packing` is an option that
+older runs have."""
 
 _OWN = frozenset({files.LOCK_NAME, "environment.json", "config.yaml"})
 _RESULTS = ("metrics.jsonl", "sft/metrics.jsonl", "eval/before.json", "eval/after.json", "stages.json", "model")

@@ -54,14 +54,14 @@ class SlotModel:
 
     Args:
         model: the model, known to fit (`rollout.gate`).
-        batch_invariant: prompts are prefilled one by one, and a decode step has a multiple of ROWS_STEP rows, so that a
-            row's numbers do not depend on the others; else prompts go in packs, and small steps have no idle rows.
+        rows_step: prompts are prefilled one by one, and a decode step has a multiple of so many rows, so that a row's
+            numbers do not depend on the others (`rollout.invariance`); None: prompts go in packs, and no row is idle.
     """
 
-    def __init__(self, model: nn.Module, batch_invariant: bool = True) -> None:
+    def __init__(self, model: nn.Module, rows_step: int | None = ROWS_STEP) -> None:
         self._model = model
-        self._rows_step = ROWS_STEP if batch_invariant else 1
-        self.pack_tokens = 0 if batch_invariant else PREFILL_TOKENS
+        self.rows_step = rows_step or 1
+        self.pack_tokens = PREFILL_TOKENS if rows_step is None else 0
         self._configs = attention_configs(model)
         self.packed = PackedWeights(model)
         self.device = next(model.parameters()).device
@@ -81,7 +81,7 @@ class SlotModel:
     def decode(self, cache: SlotCache, tokens: NDArray[np.int64], lengths: NDArray[np.int64], width: int) -> Tensor:
         """Logits [n, V] after one more token of each row; `lengths` are without it."""
         rows = len(tokens)
-        idle = -rows % self._rows_step
+        idle = -rows % self.rows_step
         if idle:
             tokens, lengths = (np.pad(column, (0, idle)) for column in (tokens, lengths))
         positions = self._tensor(lengths)
@@ -156,9 +156,9 @@ class _Table:
             self.rows[new], self.keys[new] = self.rows[old], self.keys[old]
 
 
-def round_rows(rows: int) -> int:
+def round_rows(rows: int, step: int) -> int:
     """Slots for so many rows and the idle ones beside them."""
-    return -(-rows // ROWS_STEP) * ROWS_STEP
+    return -(-rows // step) * step
 
 
 def kind_of(sampling: SamplingParams) -> SamplingParams:
@@ -236,7 +236,7 @@ class ContinuousBatch:
         longest = max(request.sampling.max_completion_length for request in requests)
         self._longest = max(self._longest, *(len(r.prompt_ids) + r.sampling.max_completion_length for r in requests))
         live = len(self._table.rows) - len(self._freed) + len(arriving)
-        rows = max(self._cache.rows, round_rows(min(self._max_live, live + len(self._queue))))
+        rows = max(self._cache.rows, round_rows(min(self._max_live, live + len(self._queue)), self._model.rows_step))
         self._table.reserve(rows, longest)
         self._widen(max(len(request.prompt_ids) for request in requests), rows)
 

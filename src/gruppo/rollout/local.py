@@ -16,6 +16,7 @@ from gruppo.errors import EngineError
 from gruppo.rollout.continuous import ContinuousBatch, DecodeStats, SlotModel
 from gruppo.rollout.engine import RolloutEngine
 from gruppo.rollout.gate import misfit
+from gruppo.rollout.invariance import find_rows_step
 from gruppo.rollout.rows import Row
 from gruppo.rollout.waves import Wave
 from gruppo.types import Completion, GroupRequest, TensorStream, TextDecoder
@@ -31,7 +32,8 @@ class LocalEngine(RolloutEngine):
         context_length: positions that the model has; None: not limited.
         note: is told, once, why a model decodes in waves.
         plain: decode in waves whatever the model.
-        batch_invariant: compute each row so that, in slots, its numbers do not depend on the others in the batch.
+        batch_invariant: compute each row so that, in slots, its numbers do not depend on the others in the batch, where
+            this machine can.
     """
 
     def __init__(
@@ -90,15 +92,25 @@ class LocalEngine(RolloutEngine):
             self._queue.clear()
 
     def _decide(self) -> None:
-        """Find out, the first time, whether the model fits the slots."""
+        """Find out, the first time, whether the model fits the slots, and at which numbers of rows."""
         if not self._undecided or not self._queue:
             return
         self._undecided = False
         reason = misfit(self._model)
-        if reason is None:
-            self._slots = SlotModel(self._model, self._batch_invariant)
-        elif self._note is not None:
-            self._note(f"sampling in waves, which is slower: the model does not fit continuous batching ({reason})")
+        if reason is not None:
+            self._say(f"sampling in waves, which is slower: the model does not fit continuous batching ({reason})")
+            return
+        step = find_rows_step(self._model) if self._batch_invariant else None
+        if self._batch_invariant and step is None:
+            self._say(
+                "batch_invariant: not kept on this machine, whose kernels give a row other last bits beside other "
+                "rows; what is drawn may depend, within rounding, on what is in the batch"
+            )
+        self._slots = SlotModel(self._model, step)
+
+    def _say(self, text: str) -> None:
+        if self._note is not None:
+            self._note(text)
 
     def _by_slots(self, model: SlotModel) -> Generator[Completion, None, None]:
         version = lambda: self._version  # noqa: E731  weights may be loaded meanwhile

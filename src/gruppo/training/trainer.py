@@ -67,11 +67,13 @@ class Trainer:
     def run(self) -> None:
         """Make all steps that are left. SIGINT and SIGTERM end it after the step in hand, with a checkpoint.
 
+        Rollouts and checkpoints are written in the background; all of it is on the disk when this returns or raises.
+
         Raises:
-            GruppoError: a reward broke its contract, or the gradient stayed not finite.
+            GruppoError: a reward broke its contract, the gradient stayed not finite, or the disk refuses.
         """
         publish(self.policy, self.collector.engine)
-        with self.controls.stopping_on_signals():
+        with self.controls.stopping_on_signals(), self.recorder.writer:
             while not self.controls.done:
                 clock = _Clock()
                 numbers = self.curriculum.at(self.controls.step)
