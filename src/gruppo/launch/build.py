@@ -128,6 +128,11 @@ class Workbench:
         """Tokens of a micro-batch."""
         return self.config.micro_batch_tokens or default_token_budget(self.loaded.vocabulary, self.device)
 
+    @property
+    def _packing(self) -> str:
+        """How completions stand in a pass."""
+        return "padded" if self.config.plain else "trees"
+
     def sampling(self, temperature: float, max_completion_length: int) -> SamplingParams:
         """How to draw, with the model's stop tokens."""
         return SamplingParams(
@@ -228,11 +233,14 @@ class Workbench:
 
     def policy(self, optimizers: OptimizerSet) -> LocalPolicy:
         """The policy; tells why its rows are padded where trees were asked for."""
-        wanted = "padded" if self.config.plain else "trees"
         policy = LocalPolicy(
-            self.loaded.model, optimizers, self.token_budget, reference=self.config.wants_reference, packing=wanted
+            self.loaded.model,
+            optimizers,
+            self.token_budget,
+            reference=self.config.wants_reference,
+            packing=self._packing,
         )
-        if wanted == "trees" and policy.why_padded:
+        if self._packing == "trees" and policy.why_padded:
             self.observer.note(f"padded rows in place of group trees, since {policy.why_padded}; slower, same update")
         return policy
 
@@ -270,7 +278,7 @@ class Workbench:
             controls=controls,
             learning_rate=sft.learning_rate,
             lr_factor=partial(lr_factor, steps=steps, fields=sft),
-            passes=passes_of(model, self.token_budget, self.config.packing)[0],
+            passes=passes_of(model, self.token_budget, self._packing)[0],
             checkpoints=checkpoints,
         )
 
