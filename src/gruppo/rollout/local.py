@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from gruppo.errors import EngineError
-from gruppo.rollout.continuous import ContinuousBatch, DecodeStats, SlotModel
+from gruppo.rollout.continuous import ContinuousBatch, DecodeStats
 from gruppo.rollout.engine import RolloutEngine
 from gruppo.rollout.gate import misfit
 from gruppo.rollout.invariance import find_rows_step
 from gruppo.rollout.rows import Row
+from gruppo.rollout.slot_model import SlotModel
 from gruppo.rollout.waves import Wave
 from gruppo.types import Completion, GroupRequest, TensorStream, TextDecoder
 
