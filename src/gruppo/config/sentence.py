@@ -9,6 +9,7 @@ Nothing is guessed. Words that are left over, a negation, two values for one opt
 are questions. The same sentence gives the same plan; nothing but the existence of files by the names in it is looked at.
 """
 
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -22,11 +23,11 @@ from gruppo.config.schema import Config
 from gruppo.config.sentence_names import Exists, known_set, near_set, with_owner
 from gruppo.config.sentence_reading import Claim, Reading
 from gruppo.config.sentence_roles import Roles, assign
-from gruppo.config.sentence_rewards import read_rewards
-from gruppo.config.sentence_rules import clause, read_hardware, read_mentions, read_names, read_tasks
-from gruppo.config.sentence_values import read_values
+from gruppo.config.sentence_rewards import read_reward_models, read_rewards
+from gruppo.config.sentence_rules import clause, read_hardware, read_mentions, read_names, read_task_phrases, read_tasks
+from gruppo.config.sentence_values import read_amounts, read_values
 from gruppo.config.sentence_words import GLUE, NEGATIONS, VERBS, Words
-from gruppo.errors import ConfigError, nearest
+from gruppo.errors import ConfigError
 
 EXAMPLE = "Train a math model using GRPO on openai/gsm8k based on Qwen/Qwen2.5-0.5B."
 _ORDER = ("model", "data", "preset", "rewards", "steps", "group_size", "prompts_per_step", "learning_rate")
@@ -57,6 +58,9 @@ def read_sentence(sentence: str, given: Mapping[str, Any] | None = None, exists:
         ConfigError: it is no English sentence about a run, or a value in it is out of range.
     """
     reading = Reading(Words(sentence, exists))
+    read_amounts(reading)
+    read_task_phrases(reading)
+    read_reward_models(reading)
     read_hardware(reading)
     read_names(reading)
     read_rewards(reading)
@@ -86,8 +90,8 @@ def _refuse_foreign(reading: Reading) -> None:
     plain = [index for index, token in enumerate(tokens) if token.kind == "word"]
     left = [index for index in _left_over(reading) if tokens[index].kind == "word"]
     verb = any(token.text in VERBS for token in tokens)
-    something = reading.claims or reading.words.names() or "algorithm" in reading.facts
-    if something and len(left) * 2 <= len(plain) and (verb or len(plain) > len(left)):
+    something = reading.claims or reading.words.names() or reading.facts
+    if something and (verb or len(left) * 2 <= len(plain)):
         return
     path = " There is no file of this name either." if reading.words.sentence.endswith((".yaml", ".yml")) else ""
     what = ", ".join(f"'{reading.words.text([index])}'" for index in left[:6])
@@ -130,7 +134,8 @@ class _Draft:
         plan = Plan(
             self._words.sentence, tuple(self._slots[option] for option in order), tuple(self._questions), tuple(self._notes)
         )
-        self._check(plan)
+        if not any(question.about in ("words", "not") for question in self._questions):
+            self._check(plan)
         return plan
 
     # ---- putting and asking
@@ -192,8 +197,10 @@ class _Draft:
             self._ask("model", f"two models, {_quoted(values)}: which of them is trained?", names)
         elif mine is not None and (not values or _is_another(self._words.text(mine))):
             self._ask("model", f"which folder is {_yours(self._words.text(mine))}?", mine)
-        elif not values:
+        elif not values and not self._roles.open:
             self._ask("model", "which folder or hub name is the model to train?")
+        elif not values:
+            return
         else:
             self._found_model(values[0], names[0])
 
@@ -214,6 +221,8 @@ class _Draft:
         if len(values) > 1:
             text = f"two data sets, {_quoted(values)}: which of them, or all as one set (--data {' '.join(values)})?"
             self._ask("data", text, names)
+        elif not values and self._roles.open and "my data" not in self._reading.facts:
+            return
         elif not values:
             mine = self._reading.facts["my data"] if "my data" in self._reading.facts else range(0)
             self._ask("data", "which file, folder or hub name has the problems?", mine)
@@ -367,9 +376,8 @@ class _Draft:
         for word in words:
             if word in _HINTS:
                 return f" ({_HINTS[word]})"
-        known = sorted({*GLUE, *VERBS, "math", "reasoning", "model", "steps", "completions", "learning", "group", "problems"})
-        close = nearest(words[0], known) if len(words) == 1 and len(words[0]) > 3 else ""
-        return f" ({close.strip()})" if close else ""
+        close = difflib.get_close_matches(words[0], _MEANT, n=1, cutoff=0.8) if len(words) == 1 else []
+        return f" (did you mean '{close[0]}'?)" if close and len(words[0]) > 3 else ""
 
     def _check(self, plan: Plan) -> None:
         """Refuse a value that is out of range, whatever else is open."""
@@ -378,6 +386,14 @@ class _Draft:
         check(Config, {"model": "unnamed", "data": "unnamed", **plan.values}, "the sentence")
 
 
+_MEANT = sorted(
+    {word for word in (*GLUE, *VERBS) if len(word) > 3}
+    | set(
+        """math reasoning model steps completions learning rate group size problems questions temperature prompts based
+        coding evaluate reward correct function iterations dataset""".split()
+    )
+)
+"""What a mistyped word may have been."""
 _HINTS = {
     "ppo": "gruppo trains with GRPO and its relatives: dapo, dr-grpo, gspo, cispo, rloo, reinforce",
     "dpo": "gruppo trains on problems that can be checked, not on preferences",

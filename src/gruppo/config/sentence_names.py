@@ -84,7 +84,7 @@ _FUNCTION = re.compile(r"[\w./~-]+\.py:\w+|[A-Za-z_]\w*(?:\.\w+)+:\w+")
 _NAME = re.compile(r"[~.]{0,2}/?[\w.+@-]+(?:/[\w.+@=-]+)*/?(?::[\w.-]+(?:/[\w.=-]+)*)?")
 _DATA_PARTS = frozenset(
     "data dataset datasets problem problems puzzle puzzles question questions train test validation eval tasks task "
-    "examples exercises corpus prompts sums benchmark bench qa".split()
+    "examples exercises corpus prompts benchmark bench qa".split()
 )
 _MODEL_PARTS = frozenset("model models checkpoint checkpoints instruct base chat sft adapter lora finetuned llm".split())
 _PARTS = re.compile(r"[a-z]+|[0-9]+")
@@ -107,10 +107,11 @@ def is_name(text: str, ordinary: Callable[[str], bool], exists: Exists) -> bool:
         return True
     if not _NAME.fullmatch(text) or not re.search("[a-zA-Z]", text):
         return False
-    if is_path(text) or bare_model(text):
+    parts = [part for part in text.lower().split("/") if part]
+    if "/" in text and not text.startswith((".", "/", "~")) and all(ordinary(part) for part in parts):
+        return False
+    if "/" in text or is_path(text) or bare_model(text):
         return True
-    if "/" in text:
-        return not all(ordinary(part) for part in text.lower().split("/"))
     return bool(re.search(r"[-_.0-9]", text)) and not ordinary(text.lower()) and exists(text)
 
 
@@ -154,12 +155,16 @@ FAMILY_WORD = re.compile(r"(?:qwen|llama|smollm|gemma|mistral|phi|pythia|olmo)[-
 """A family without its size."""
 
 
-def spoken_models(text: str) -> list[tuple[int, int, str]]:
-    """Models whose names are spoken as words, such as "Qwen 2.5 0.5B": start, end, and the name as it is written.
+_MATH_SET = re.compile(r"\bMATH(?= (?:data ?-?set|benchmark|corpus))")
+"""In capitals, and with the noun: otherwise it is the subject."""
+
+
+def spoken_names(text: str) -> list[tuple[int, int, str]]:
+    """Models, and one data set, whose names are spoken as words, such as "Qwen 2.5 0.5B": start, end, and the name as it is written.
 
     A family that is nothing without its version ("Qwen 7B") is none.
     """
-    found: list[tuple[int, int, str]] = []
+    found = [(match.start(), match.end(), "hendrycks/math") for match in _MATH_SET.finditer(text)]
     for match in _SPOKEN.finditer(text):
         family, version, kind, size, tail = match.groups()
         before = text[match.start() - 1 : match.start()]

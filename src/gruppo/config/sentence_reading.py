@@ -65,13 +65,10 @@ class Reading:
 
     def find(self, pattern: str, *, keep: bool = False) -> Iterator[Match]:
         """The matches on words that no rule has used; they are used then, unless they are to be kept."""
-        for match in _compiled(pattern).finditer(self.words.line):
+        for match in _compiled(pattern).finditer(self.words.line_without(self.used)):
             tokens = self.words.between(match.start(), match.end())
-            plain = {index for index in tokens if self.words.tokens[index].kind not in ("name", "family", "mark")}
-            if plain & self.used:
-                continue
             if not keep:
-                self.used |= set(tokens) - set(self.words.names())
+                self.used |= {index for index in tokens if self.words.tokens[index].kind in ("word", "number")}
             yield Match(match.groups(), tokens)
 
     def claim(self, option: str, value: Any, tokens: range) -> None:

@@ -13,7 +13,7 @@ _VERIFY = (
 )
 _OBJECT = (
     r"(?:correctness|answers?|solutions?|programs?|code|completions?|responses?|outputs?|results?|model's|generated|"
-    r"the|its|their|them|it|each|every|of|final|correct|right|is|are|be|should|will|must|all|for|only)"
+    r"the|its|their|them|it|each|every|of|final|correct|right|that|whether|is|are|be|should|will|must|all|for|only)"
 )
 _RUN = r"(?:running|run|runs|executing|execute|executed|passing|pass|passes|passed)"
 _TESTS = r"(?:(?:the|all|its|their|of|problem's|given) )*(?:unit[- ]?|hidden )?tests?(?: cases?| suites?)?"
@@ -46,17 +46,22 @@ _RIGHT = r"(?:(?:fully |completely |entirely )?(?:correct|right|true)(?:ly)?|suc
 _PARTIAL = r"(?:(?:partial(?:ly)?|partly|half|nearly|almost)(?: (?:correct|right|credit))?)"
 _WRONG = r"(?:wrong|incorrect|false|otherwise|else|everything else|anything else|failed|failures?)"
 _NOUN = r"(?: (?:answers?|ones?|solutions?|completions?|responses?|outputs?|results?|credit))?"
-_LEVELS = (("right", _RIGHT), ("partial", _PARTIAL), ("wrong", _WRONG))
+_LEVELS = (("partial", _PARTIAL), ("wrong", _WRONG), ("right", _RIGHT))
+"""In this order, since a partially correct answer is no correct one."""
 _FOR = r"(?: points?)?(?: (?:for|if|when|to|reward|on))?(?: (?:an?|the|any|answers?|completions?|is|are|it|it's|its|they|every|each))*"
 _GETS = r"(?: (?:gets?|get|scores?|score|earns?|earn|is|are|=|:|receives?|worth))*"
+
+_AND = r"(?: (?:/|,|and))+"
+_LIST = (
+    rf"(?:(?:rewards?|of|is|:|with|are|use|using) )*NUM{_AND} NUM{_AND} NUM (?:for|if|to) {_RIGHT}{_NOUN}{_AND} {_PARTIAL}{_NOUN}"
+    rf"{_AND} {_WRONG}{_NOUN}"
+)
+"""`1/0.5/0 for correct/partial/wrong`."""
 
 
 def read_rewards(reading: Reading) -> None:
     """Everything about rewards. The numbers go first: "1 for correct" has a word that others look for."""
     _levels(reading)
-    for match in reading.find(r"(?:(?:using|with|by|score|scored|scoring|reward|from|and|the|an?) )*reward model(?: (?:called|at|in|:|=|from))? NAME"):
-        reading.cue(match.groups[0], "reward model")
-        reading.claim("rewards", {"name": "model", "path": _name(reading, match.groups[0])}, match.tokens)
     for match in reading.find(r"(?:(?:using|use|with|by|the|an?|my|our|own|custom|and) )*(?:rewards?|scor(?:e|er|ing)|verifier)(?: (?:function|functions|is|=|:|called|by|from|in|with|it|the))* NAME"):
         if _is_function(reading, match.groups[0]):
             reading.facts["reward"] = match.tokens
@@ -75,6 +80,13 @@ def read_rewards(reading: Reading) -> None:
         for match in reading.find(pattern):
             reading.facts.setdefault("correct", match.tokens)
     _own(reading)
+
+
+def read_reward_models(reading: Reading) -> None:
+    """`the reward model X`, before anything takes it for the model."""
+    for match in reading.find(r"(?:(?:using|with|by|score|scored|scoring|reward|from|and|the|an?) )*reward model(?: (?:called|at|in|:|=|from))? NAME"):
+        reading.cue(match.groups[0], "reward model")
+        reading.claim("rewards", {"name": "model", "path": _name(reading, match.groups[0])}, match.tokens)
 
 
 def _own(reading: Reading) -> None:
@@ -120,6 +132,10 @@ def _levels(reading: Reading) -> None:
         lambda word: rf"(?:(?:an?|the|and|give|gives|giving|pay|rewards?|of|is|:|custom|function|use|using|with|be|score) )*NUM{_FOR} (?:{word}){_NOUN}",
         lambda word: rf"(?:(?:and|rewards?|:|the|answers?) )*(?:{word}){_NOUN}{_GETS} NUM(?: points?)?",
     )
+    for match in reading.find(_LIST):
+        for level, index in zip(("right", "partial", "wrong"), match.groups):
+            found.setdefault(level, set()).add(reading.number(index))
+        covered.append(match.tokens)
     for form in forms:
         for level, word in _LEVELS:
             for match in reading.find(form(word)):

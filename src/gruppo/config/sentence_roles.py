@@ -59,7 +59,7 @@ def _decide(reading: Reading, index: int) -> tuple[Role | None, str]:
     shape, sure = looks_like(name)
     strong = {cue.role for cue in reading.cues if cue.name == index and cue.strong}
     weak = {cue.role for cue in reading.cues if cue.name == index and not cue.strong}
-    what = f"is '{name}' the model or the data?"
+    what = f"is '{name}' the model or the data? Say \"the model {name}\", or \"the data {name}\""
     if strong & {"eval", "output", "reward model"}:
         special = strong & {"eval", "output", "reward model"}
         return (special.pop(), "") if len(special) == 1 else (None, f"what is '{name}'?")
@@ -80,8 +80,11 @@ def _decide(reading: Reading, index: int) -> tuple[Role | None, str]:
 
 
 def _eliminate(reading: Reading, roles: Roles) -> None:
-    """`Run GRPO on X`: X is the one of model and data that nothing else is."""
+    """`Run GRPO on X`, `with X on DATA`: X is the one of model and data that nothing else is."""
     objects = [index for index in roles.open if f"object {index}" in reading.facts]
+    objects += [
+        index for index in roles.open for data in roles.of("data") if f"with {index} on {data}" in reading.facts
+    ]
     if len(objects) != 1 or len(roles.open) != 1:
         return
     models, data = roles.of("model"), roles.of("data")

@@ -13,10 +13,14 @@ _ALGORITHM = r"(?:grpo|dapo|gspo|cispo|rloo|reinforce|dr (?:\. )?grpo|dr-grpo|dr
 _EVALUATE = r"(?:evaluat(?:e|ed|ing|ion)|eval|test(?:ed|ing)?|validat(?:e|ed|ing|ion)|measur(?:e|ed|ing))"
 _WHEN = r"(?: (?:it|the|model|result|results|this|afterwards|after|before|and|both|then|finally|training|during|progress|at|end))*?"
 
-TASKS: tuple[tuple[str, str], ...] = (
-    ("logic", r"knights?[- ]and[- ]knaves?|logic(?:al)?(?: reasoning)?|reasoning puzzles"),
+TASK_PHRASES: tuple[tuple[str, str], ...] = (
+    ("logic", r"knights?[- ]and[- ]knaves?"),
     ("instruction_following", r"instruction[- ]following|following instructions|follow instructions"),
-    ("qa", r"question[- ]answering|q&a|qa|factual questions|trivia"),
+    ("qa", r"question[- ]answering|answer(?:ing)? (?:factual|trivia|knowledge) questions|factual question[- ]answering"),
+)  # fmt: skip
+TASKS: tuple[tuple[str, str], ...] = (
+    ("logic", r"logic(?:al)?(?:[- ]reasoning)?|reasoning puzzles"),
+    ("qa", r"q&a|qa|trivia"),
     ("math", r"(?:grade[- ]school )?(?:math|maths|mathematics|mathematical|arithmetic)(?:[- ](?:reasoning|problem[- ]solving|word))?"),
     ("code", r"(?:python )?(?:code|coding|programming)(?:[- ](?:generation|reasoning))?"),
 )  # fmt: skip
@@ -38,7 +42,7 @@ def read_names(reading: Reading) -> None:
     _evaluation(reading)
     for match in reading.find(rf"{_DET}(?:model|data(?: ?set)?)(?: (?:=|:))+ NAME", keep=True):
         reading.cue(match.groups[0], "model" if "model" in reading.words.text(match.tokens).lower().split(":")[0].split("=")[0] else "data")
-    for match in reading.find(rf"(?:problems?|questions?|puzzles?|tasks?|examples?|exercises?|rows) (?:from|in|of) (?:{_DET}(?:{_DATA} )?)NAME"):
+    for match in reading.find(rf"(?:(?:to )?(?:solve|answer|do|handle|work on)(?: the)? )?(?:problems?|questions?|puzzles?|tasks?|examples?|exercises?|rows) (?:from|in|of) (?:{_DET}(?:{_DATA} )?)NAME"):
         reading.cue(match.groups[0], "data")
     for match in reading.find(r"(?:the )?train(?:ing)? (?:split|set|part|half|portion) (?:of|from|in) NAME"):
         reading.cue(match.groups[0], "data")
@@ -48,8 +52,8 @@ def read_names(reading: Reading) -> None:
         reading.cue(match.groups[0], "model")
     for match in reading.find(rf"NAME (?:as|is|for|to be) {_DET}(?:{_MODEL}|base|start|starting point)|(?:use|take|with|using) NAME as {_DET}(?:{_MODEL}|base)"):
         reading.cue(match.groups[0] or match.groups[1], "model")
-    for match in reading.find(rf"NAME (?:as|is|for|to be) {_DET}(?:{_DATA}|training)"):
-        reading.cue(match.groups[0], "data")
+    for match in reading.find(rf"NAME (?:as|is|to be) {_DET}(?:{_DATA})|NAME for {_DET}training"):
+        reading.cue(match.groups[0] or match.groups[1], "data")
     for match in reading.find(rf"{_DET}{_MODEL}{_NAMED} NAME"):
         reading.cue(match.groups[0], "model")
     for match in reading.find(rf"NAME (?:{_MODEL})"):
@@ -67,6 +71,8 @@ def _prepositions(reading: Reading) -> None:
         reading.cue(match.groups[0], "model")
     for match in reading.find(rf"(?:make|making|teach|help|get|give) NAME", keep=True):
         reading.cue(match.groups[0], "model")
+    for match in reading.find(r"with NAME on NAME", keep=True):
+        reading.facts[f"with {match.groups[0]} on {match.groups[1]}"] = match.tokens
     for match in reading.find(r"from NAME", keep=True):
         reading.cue(match.groups[0], "model", strong=False)
     neutral = {
@@ -141,23 +147,33 @@ def _test_split(reading: Reading, name: str | None, tokens: range) -> None:
 # ---- tasks and algorithms
 
 
+def read_task_phrases(reading: Reading) -> None:
+    """Tasks whose words would mean something else by themselves: "question answering" names no data."""
+    for task, pattern in TASK_PHRASES:
+        for match in reading.find(f"(?:(?:for|at|in|on|do|to) )*(?:{pattern})"):
+            reading.claim("task", task, match.tokens)
+            if task == "logic":
+                reading.facts["knights"] = match.tokens
+
+
 def read_tasks(reading: Reading) -> None:
     """What the model is to be good at, as a preset; and algorithms beside GRPO, as presets too."""
     spelled = r"(dapo|gspo|cispo|rloo|reinforce|deepseekmath|dr (?:\. )?grpo|dr-grpo|dr\.grpo|deepseek-r1|math_reasoning|[a-z]+)"
-    names = r"(dapo|gspo|cispo|rloo|reinforce|deepseekmath|dr (?:\. )?grpo|dr-grpo|dr\.grpo)"
+    names = r"(dapo|gspo|cispo|rloo|deepseekmath|dr (?:\. )?grpo|dr-grpo|dr\.grpo)"
+    verb = "(?:with|using|use|by|via|run|apply)"  # before `reinforce`, which is a word of English too
     for match in reading.find(rf"(?:(?:with|using|use|the|and) )*presets?(?: (?:is|=|:|called|of|from))* {spelled}"):
         _preset(reading, match.groups[0] or "", match.tokens)
-    for match in reading.find(rf"(?:(?:with|using|use|the|and|as|in|by) )*(?:{names}|(deepseek-r1))(?: paper)?(?:'s)? (?:preset|settings|hyperparameters|recipe|configuration|values|paper)"):
+    for match in reading.find(rf"(?:(?:with|using|use|the|and|as|in|by) )*(?:{names}|(deepseek-r1|reinforce))(?: paper)?(?:'s)? (?:preset|settings|hyperparameters|recipe|configuration|values|paper)"):
         _preset(reading, match.groups[0] or match.groups[1] or "", match.tokens)
     for match in reading.find(rf"(?:(?:with|using|use|the|and|by|via|run|apply) )*{names}(?: (?:algorithm|loss|variant|method|training))?"):
+        _preset(reading, match.groups[0] or "", match.tokens)
+    for match in reading.find(rf"{verb} (reinforce)(?: (?:algorithm|loss))?"):
         _preset(reading, match.groups[0] or "", match.tokens)
     for match in reading.find(r"group relative policy optimi[sz]ation(?: \( grpo \))?|(?:the )?grpo(?:[- ](?:algorithm|method|training|run|style))?"):
         reading.facts.setdefault("algorithm", match.tokens)
     for task, pattern in TASKS:
         for match in reading.find(f"{_TASK_BEFORE}(?:{pattern}){_TASK_AFTER}"):
             reading.claim("task", task, match.tokens)
-            if "knight" in reading.words.text(match.tokens).lower():
-                reading.facts["knights"] = match.tokens
 
 
 def _preset(reading: Reading, spelled: str, tokens: range) -> None:

@@ -43,8 +43,6 @@ AROUND: tuple[tuple[str, str], ...] = (
     ("max_prompt_length", r"prompts(?: (?:of|with))? (?:at most|up to|no more than|max|maximum|limited to) NUM tokens"),
     ("checkpoint_every", r"(?:(?:save|saving|write|writing|keep|with|and) )*(?:a )?(?:checkpoints?|checkpointing|save|saving) (?:is saved )?every NUM(?: steps?)?"),
     ("warmup_steps", r"warm(?:ing)?[- ]?up(?: the (?:learning )?rate)? (?:over|for|of|during)(?: the)?(?: first)? NUM steps"),
-    ("max_problems", r"(?:the )?(?:first|top) NUM (?:problems?|questions?|rows|lines|examples?|puzzles?|tasks)(?: (?:of|in|from))?"),
-    ("max_problems", r"only NUM (?:problems?|questions?|rows|examples?|puzzles?|tasks)(?: (?:of|in|from))?"),
     ("lora_rank", r"lora(?: adapters?)?(?: [(,])?(?: (?:of|with|at))?(?: an?)? (?:rank|r)(?: (?:of|=|:|is))* NUM(?: \))?"),
     ("lora_rank", r"(?:a )?rank(?: (?:of|=|:))* NUM lora(?: adapters?)?"),
     ("lora_rank", r"NUM rank lora(?: adapters?)?"),
@@ -68,6 +66,13 @@ WORDS: tuple[tuple[str, object, str], ...] = (
     ("report_to", "trackio", r"(?:(?:log(?:ging|s)?|report(?:ing)?|mirror(?:ed)?)(?: (?:it|metrics|everything|the))* )?(?:to|with|in|on) trackio"),
 )  # fmt: skip
 """Phrases that stand for a value."""
+
+
+def read_amounts(reading: Reading) -> None:
+    """`the first 500 problems of X`, before anything takes the problems for the data."""
+    what = "(?=(?:problems?|questions?|rows|lines|examples?|puzzles?|tasks)(?: |$))"
+    for match in reading.find(rf"(?:the )?(?:first|top|only) NUM(?= {what})"):
+        reading.claim("max_problems", reading.number(match.groups[0]), match.tokens)
 
 
 def read_values(reading: Reading) -> None:

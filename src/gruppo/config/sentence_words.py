@@ -5,11 +5,11 @@ as `<f2>` and all else in lower case, with one space between (`Words.line`).
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from typing import Literal
 
-from gruppo.config.sentence_names import FAMILY_WORD, Exists, is_name, spoken_models
+from gruppo.config.sentence_names import FAMILY_WORD, Exists, is_name, spoken_names
 
 Kind = Literal["word", "name", "number", "family", "mark"]
 
@@ -21,7 +21,7 @@ GLUE = frozenset(
     optimize optimise practise practice retrain grpo algorithm method approach technique settings setting
     hyperparameters parameters following job session experiment also so just only simply all each every called named
     located thanks thank hello hi hey ok okay gruppo here now lets let's i'd we'd i'll we'll i'm we're it's while when
-    be value""".split()
+    be value but""".split()
 )
 """Words that may be left over: none of them changes what is asked for."""
 
@@ -41,7 +41,7 @@ NEGATIONS = frozenset(
 _NUMBER_WORDS = {
     word: str(value)
     for value, word in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())
-} | {"sixteen": "16", "thirty-two": "32", "hundred": "100"}
+} | {"sixteen": "16", "twenty": "20", "thirty-two": "32", "fifty": "50", "sixty-four": "64"}
 _NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:e[+-]?\d+)?k?", re.IGNORECASE)
 _UNIT = re.compile(r"([+-]?\d+(?:\.\d+)?)-?([a-z][a-z-]*)", re.IGNORECASE)
 _COUNTED = re.compile(r"([a-z]{2,})-(\d+)", re.IGNORECASE)
@@ -72,6 +72,15 @@ class Words:
             self._starts.append(sum(len(piece) + 1 for piece in pieces))
             pieces.append(_encoded(token, index))
         self.line = " ".join(pieces)
+
+    def line_without(self, used: Set[int]) -> str:
+        """The line with some words and numbers made unreadable, nothing else moved."""
+        line = list(self.line)
+        for index in used:
+            start = self._starts[index]
+            size = len(_encoded(self.tokens[index], index))
+            line[start : start + size] = "\0" * size
+        return "".join(line)
 
     def between(self, start: int, end: int) -> range:
         """The tokens of a part of the line."""
@@ -111,16 +120,28 @@ def _encoded(token: Token, index: int) -> str:
 
 
 def _tokens(text: str, exists: Exists) -> Iterator[Token]:
-    """Quoted names and spoken models first, then what stands between white space."""
+    """Quoted names, names that are spoken and round numbers first, then what stands between white space."""
     whole = [(match.start(), match.end(), match[1] or match[2]) for match in _QUOTED.finditer(text)]
     whole = [part for part in whole if " " in part[2] and re.search(r"[/.]\w", part[2])]
-    whole += [part for part in spoken_models(text) if not any(part[0] < end and start < part[1] for start, end, _ in whole)]
+    whole += [part for part in spoken_names(text) if not any(part[0] < end and start < part[1] for start, end, _ in whole)]
+    names = [Token("name", name, start, end) for start, end, name in whole]
     at = 0
-    for start, end, name in sorted(whole):
+    for token in sorted([*names, *_round_numbers(text)], key=lambda token: token.start):
+        start, end = token.start, token.end
         yield from _chunks(text, at, start, exists)
-        yield Token("name", name, start, end)
+        yield token
         at = end
     yield from _chunks(text, at, len(text), exists)
+
+
+def _round_numbers(text: str) -> Iterator[Token]:
+    """`two hundred`, `a thousand`."""
+    for match in re.finditer(r"\b(an?|\d+|[a-z]+) (hundred|thousand)\b(?! and)", text, re.IGNORECASE):
+        first = match[1].lower()
+        count = "1" if first in ("a", "an") else _NUMBER_WORDS[first] if first in _NUMBER_WORDS else first
+        if count.isdigit():
+            value = int(count) * (100 if match[2].lower() == "hundred" else 1000)
+            yield Token("number", str(value), match.start(), match.end())
 
 
 def _chunks(text: str, start: int, end: int, exists: Exists) -> Iterator[Token]:
