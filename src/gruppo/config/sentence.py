@@ -19,6 +19,7 @@ from gruppo.config.hardware import Machine, fitted
 from gruppo.config.plan import Plan, Question, Slot, flags_of
 from gruppo.config.presets import PRESETS, canonical, layer, unknown
 from gruppo.config.ranges import LORA_FACTOR
+from gruppo.config.reference import options
 from gruppo.config.schema import Config
 from gruppo.config.sentence_names import Exists, known_set, near_set, with_owner
 from gruppo.config.sentence_reading import Claim, Reading
@@ -120,7 +121,7 @@ class _Draft:
         """Put it together."""
         self._negations()
         for option, value in self._flags.items():
-            self._slots[option] = Slot(option, list(value) if isinstance(value, tuple) else value, "flag", "")
+            self._slots[option] = Slot(option, _typed(option, value), "flag", "")
         self._names()
         self._values()
         self._task_and_presets()
@@ -406,6 +407,17 @@ _HINTS = {
     "fp16": "precision is float32 or bfloat16",
     "float16": "precision is float32 or bfloat16",
 }
+
+
+def _typed(option: str, value: Any) -> Any:
+    """A flag's text as what its option is, so that a file says 300 and not "300"."""
+    kind = next(known.type for known in options() if known.name == option)
+    if not isinstance(value, str) or kind not in ("INT", "NUMBER", "true|false"):
+        return value
+    try:
+        return _tidy(float(value)) if kind != "true|false" else {"true": True, "false": False}[value.lower()]
+    except (ValueError, KeyError):
+        return value  # the schema says what is wrong with it
 
 
 def _texts(flags: Mapping[str, Any]) -> set[str]:

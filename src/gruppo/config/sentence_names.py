@@ -189,3 +189,9 @@ def _spelled(name: str) -> str:
         return name
     words = re.sub(r"\d+(?:\.\d+)?[bm](?=$|-)", lambda size: size.group().upper(), name)
     return re.sub(r"[A-Za-z]{3,}", lambda word: _SPELLING.get(word.group().lower(), word.group()), words)
+
+
+def size_of(model: str) -> str | None:
+    """A model's size by its name, such as 0.5B; None: the name has none."""
+    found = re.findall(r"(?:^|[-_])(\d+(?:\.\d+)?[bBmM])(?=$|[-_])", model.rstrip("/").rpartition("/")[2])
+    return found[-1] if found else None

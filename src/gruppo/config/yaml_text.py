@@ -16,7 +16,8 @@ def scalar(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     if isinstance(value, (int, float)):
-        return f"{value:g}" if isinstance(value, float) else str(value)
+        # With a point before the exponent it is a number to YAML 1.1 too.
+        return re.sub(r"^(-?\d+)e", r"\1.0e", f"{value:g}") if isinstance(value, float) else str(value)
     text = str(value)
     return text if _PLAIN.fullmatch(text) and text.lower() not in _WORDS else json.dumps(text, ensure_ascii=False)
 
