@@ -27,7 +27,7 @@ from gruppo.config.sentence_roles import Roles, assign
 from gruppo.config.sentence_rewards import read_reward_models, read_rewards
 from gruppo.config.sentence_rules import clause, read_hardware, read_mentions, read_names, read_task_phrases, read_tasks
 from gruppo.config.sentence_values import read_amounts, read_values
-from gruppo.config.sentence_words import GLUE, NEGATIONS, VERBS, Words
+from gruppo.config.sentence_words import EXCEPT, GLUE, NEGATIONS, VERBS, Words
 from gruppo.errors import ConfigError
 
 EXAMPLE = "Train a math model using GRPO on openai/gsm8k based on Qwen/Qwen2.5-0.5B."
@@ -160,7 +160,8 @@ class _Draft:
         tokens = self._words.tokens
         denied: set[int] = set()
         for index, token in enumerate(tokens):
-            if token.text in NEGATIONS and token.kind == "word" and index not in self._reading.used and index not in denied:
+            but = token.text == "but" and index > 0 and tokens[index - 1].text in EXCEPT
+            if (token.text in NEGATIONS or but) and index not in self._reading.used and index not in denied:
                 part = clause(self._reading, index)
                 denied |= set(part)
                 text = f"'{self._words.text(part)}': say what is wanted, not what is not; or leave it out, if that is all"
@@ -378,7 +379,7 @@ class _Draft:
             if word in _HINTS:
                 return f" ({_HINTS[word]})"
         close = difflib.get_close_matches(words[0], _MEANT, n=1, cutoff=0.8) if len(words) == 1 else []
-        return f" (did you mean '{close[0]}'?)" if close and len(words[0]) > 3 else ""
+        return f" (did you mean '{close[0]}'?)" if close and close[0] != words[0] and len(words[0]) > 3 else ""
 
     def _check(self, plan: Plan) -> None:
         """Refuse a value that is out of range, whatever else is open."""

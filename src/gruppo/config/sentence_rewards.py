@@ -101,7 +101,7 @@ def _own(reading: Reading) -> None:
 
 
 def _named(reading: Reading) -> None:
-    joined = rf"(?:(?:with|using|use|by|an?|the|and) )*({_PLAIN}|format|overlong)(?: (?:and|,) (?:an? |the )?({_PLAIN}))*[- ](?:verifiable )?(?:rewards?|penalty)(?: function)?"
+    joined = rf"(?:(?:with|using|use|by|an?|the|and|verifiable) )*({_PLAIN}|format|overlong)(?: (?:and|,) (?:an? |the )?({_PLAIN}))*[- ](?:verifiable )?(?:rewards?|penalty)(?: function)?"
     after = rf"(?:the )?rewards?(?: (?:function|is|=|:|by|with|be|called))+ ({_PLAIN}|format|overlong)(?: reward)?"
     for pattern in (joined, after):
         for match in reading.find(pattern):

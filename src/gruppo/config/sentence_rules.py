@@ -5,7 +5,7 @@ from gruppo.config.sentence_names import known_set
 from gruppo.config.sentence_reading import Reading
 
 _DET = r"(?:(?:the|a|an|my|our|some|these|those|all|its|of|given|following|own|local|hub) )*"
-_DATA = r"(?:(?:training|train) )?(?:data ?-?sets?|data|problems?|questions?|puzzles?|tasks?|examples?|exercises?|prompts|rows|samples|file|corpus|benchmark)"
+_DATA = r"(?:(?:training|train) )?(?:data ?-?sets?|data|(?:problem|question|puzzle|task) sets?|problems?|questions?|puzzles?|tasks?|examples?|exercises?|prompts|rows|samples|file|corpus|benchmark)"
 _MODEL = r"(?:(?:base|starting|start|pre-?trained|language|instruct|policy|reasoning) )*(?:models?|checkpoints?|weights|policy|llm|adapter)"
 _NAMED = r"(?: (?:called|named|at|in|from|is|=|:|of|file|folder|located|under|stored|be|dataset|data))*"
 _TRAIN = r"(?:train|training|fine-?tune|fine-?tuning|fine tune|post-?train|post-?training|tune|tuning|improve|improving|teach|optimi[sz]e|retrain)"
@@ -169,7 +169,7 @@ def read_tasks(reading: Reading) -> None:
         _preset(reading, match.groups[0] or "", match.tokens)
     for match in reading.find(rf"{verb} (reinforce)(?: (?:algorithm|loss))?"):
         _preset(reading, match.groups[0] or "", match.tokens)
-    for match in reading.find(r"group relative policy optimi[sz]ation(?: \( grpo \))?|(?:the )?grpo(?:[- ](?:algorithm|method|training|run|style))?"):
+    for match in reading.find(r"group relative policy optimi[sz]ation(?: \( grpo \))?|(?:(?:with|using|by|via) )?reinforcement learning(?: \( grpo \))?|(?:the )?grpo(?:[- ](?:algorithm|method|training|run|style))?"):
         reading.facts.setdefault("algorithm", match.tokens)
     for task, pattern in TASKS:
         for match in reading.find(f"{_TASK_BEFORE}(?:{pattern}){_TASK_AFTER}"):
@@ -192,13 +192,13 @@ def read_mentions(reading: Reading) -> None:
     for match in reading.find(r"(?:(?:an?|the|with|using|some) )*FAMILY(?: (?:base|instruct|models?|checkpoint))*"):
         reading.facts["family"] = match.tokens
         reading.facts["family word"] = range(int(match.groups[0] or 0), int(match.groups[0] or 0) + 1)
-    for _ in reading.find(r"would like|like to|in order to|such that|as follows|with the following|i would|go ahead(?: and)?|as well|set (?:up|to)|at (?:an?|the)"):
+    for _ in reading.find(r"(?:would|i'd|we'd) like(?: (?:you|us|it))?(?: to)?|fine tun(?:e|ed|ing)|in order to|such that|as follows|with the following|i would|go ahead(?: and)?|as well|set (?:up|to)|at (?:an?|the)"):
         pass
 
 
 # ---- hardware
 
-_GPU = r"(t4|v100|l4|a10g?|a100|a100-40|a100-80|h100|h200|b200|l40s?|a6000|rtx ?-?3090|rtx ?-?4090|3090|4090)(s?)"
+_GPU = r"(t4|v100|l4|a10g?|a100|a100-40|a100-80|h100|h200|b200|l40s?|a6000|rtx3090|rtx4090)(s?)"
 
 
 def read_hardware(reading: Reading) -> None:
@@ -209,8 +209,9 @@ def read_hardware(reading: Reading) -> None:
     for match in reading.find(rf"{lead}(?:NUM |x )?(?:NUM ?gb )?{_GPU}{memory}(?: gpus?)?"):
         count, size, name, _, later = match.groups
         _gpu(reading, name or "", count, later or size, match.tokens)
-    for match in reading.find(rf"{lead}(?:NUM )?gpus?{memory}"):
-        _gpu(reading, "", match.groups[0], match.groups[1], match.tokens)
+    for match in reading.find(rf"{lead}(?:(?:NUM|x) )?(?:NUM gb )?gpus?{memory}"):
+        count, size, later = match.groups
+        _gpu(reading, "", count, later or size, match.tokens)
     for match in reading.find(cuda):
         number = match.groups[0]
         reading.claim("device", "cuda" if number is None else f"cuda:{reading.number(number):g}", match.tokens)
@@ -227,7 +228,7 @@ def _gpu(reading: Reading, name: str, count: str | None, memory: str | None, tok
         reading.ask("device", text, tokens)
         return
     size = None if memory is None else reading.number(memory)
-    found = gpu(f"rtx{name}" if name in ("3090", "4090") else name, size)
+    found = gpu(name, size)
     reading.claim("device", "cuda", tokens)
     if found is not None:
         reading.claim("machine", found, tokens)

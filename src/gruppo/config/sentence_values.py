@@ -39,6 +39,7 @@ AFTER: tuple[tuple[str, str], ...] = (
 AROUND: tuple[tuple[str, str], ...] = (
     ("max_completion_length", rf"{_TEXTS}(?: lengths?)?(?: (?:of|with|that have|have|are|be))? (?:at most|up to|no more than|not more than|max|maximum|limited to|a maximum of|no longer than) NUM tokens"),
     ("max_completion_length", rf"(?:at most|up to|max|maximum) NUM tokens(?:{_PER}| in (?:the|an?)) {_TEXTS}"),
+    ("max_completion_length", r"(?:(?:with|of) )?(?:at most|up to|max|maximum|a maximum of) NUM new tokens"),
     ("max_completion_length", rf"limit(?:ing)? (?:the )?{_TEXTS} to NUM tokens"),
     ("max_prompt_length", r"prompts(?: (?:of|with))? (?:at most|up to|no more than|max|maximum|limited to) NUM tokens"),
     ("checkpoint_every", r"(?:(?:save|saving|write|writing|keep|with|and) )*(?:a )?(?:checkpoints?|checkpointing|save|saving) (?:is saved )?every NUM(?: steps?)?"),
@@ -89,6 +90,7 @@ def read_values(reading: Reading) -> None:
         _numbers(reading, option, rf"NUM (?:{phrase})")
     for option, phrase in BEFORE:
         _numbers(reading, option, f"(?:an? |the )?(?:{phrase}){_OF} NUM")
+    _numbers(reading, "steps", rf"(?:training |optimi[sz]er |grpo )?(?:steps|iterations){_OF} NUM")
     for match in reading.find(r"(?:an? )?rank(?: (?:of|=|:))* NUM"):
         reading.claim("lora_rank", reading.number(match.groups[0]), match.tokens)
     _switches(reading)

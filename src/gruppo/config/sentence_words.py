@@ -21,7 +21,7 @@ GLUE = frozenset(
     optimize optimise practise practice retrain grpo algorithm method approach technique settings setting
     hyperparameters parameters following job session experiment also so just only simply all each every called named
     located thanks thank hello hi hey ok okay gruppo here now lets let's i'd we'd i'll we'll i'm we're it's while when
-    be value but""".split()
+    be value but where keep keeping""".split()
 )
 """Words that may be left over: none of them changes what is asked for."""
 
@@ -38,6 +38,9 @@ NEGATIONS = frozenset(
 )
 """What turns a meaning round; nothing is guessed beside one."""
 
+EXCEPT = frozenset("all every each any everything anything everyone".split())
+"""Before "but", what makes a negation of it."""
+
 _NUMBER_WORDS = {
     word: str(value)
     for value, word in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())
@@ -46,6 +49,7 @@ _NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:e[+-]?\d+)?k
 _UNIT = re.compile(r"([+-]?\d+(?:\.\d+)?)-?([a-z][a-z-]*)", re.IGNORECASE)
 _COUNTED = re.compile(r"([a-z]{2,})-(\d+)", re.IGNORECASE)
 _QUOTED = re.compile(r"[\"“`]([^\"”`]+)[\"”`]|(?<!\w)'([^']*[/.][^']*)'(?!\w)")
+_CARD = re.compile(r"\brtx[ -]?(\d{4})\b", re.IGNORECASE)
 _MARKS = ".,;:!?()[]{}\"'`“”‘’«»=|&—–…。，"
 
 
@@ -124,9 +128,10 @@ def _tokens(text: str, exists: Exists) -> Iterator[Token]:
     whole = [(match.start(), match.end(), match[1] or match[2]) for match in _QUOTED.finditer(text)]
     whole = [part for part in whole if " " in part[2] and re.search(r"[/.]\w", part[2])]
     whole += [part for part in spoken_names(text) if not any(part[0] < end and start < part[1] for start, end, _ in whole)]
-    names = [Token("name", name, start, end) for start, end, name in whole]
+    found = [Token("name", name, start, end) for start, end, name in whole]
+    found += [Token("word", f"rtx{card[1]}", card.start(), card.end()) for card in _CARD.finditer(text)]
     at = 0
-    for token in sorted([*names, *_round_numbers(text)], key=lambda token: token.start):
+    for token in sorted([*found, *_round_numbers(text)], key=lambda token: token.start):
         start, end = token.start, token.end
         yield from _chunks(text, at, start, exists)
         yield token
