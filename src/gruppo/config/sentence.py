@@ -254,6 +254,8 @@ class _Draft:
         for option in dict.fromkeys(claim.option for claim in self._claims if claim.option not in special):
             claims = [claim for claim in self._claims if claim.option == option]
             values = list(dict.fromkeys(_tidy(claim.value) for claim in claims))
+            if any(str(value).startswith("cuda:") for value in values):
+                values = [value for value in values if value != "cuda"]
             if len(values) > 1:
                 tokens = [index for claim in claims for index in claim.tokens]
                 self._ask(option, f"{option} is both {' and '.join(map(str, values))}: which?", sorted(tokens))

@@ -6,7 +6,7 @@ from gruppo.config.checks import shown
 from gruppo.config.sentence_names import is_function
 from gruppo.config.sentence_reading import Reading
 
-_VERIFY = (
+_CHECK = (
     r"(?:verif(?:y|ied|ying|ication)|check(?:ed|ing|s)?|test(?:ed|ing)?|grad(?:e|ed|ing)|scor(?:e|ed|es|ing)"
     r"|judg(?:e|ed|ing)|measur(?:e|ed|ing)|reward(?:ed|ing|s)?|assess(?:ed|ing)?|validat(?:e|ed|ing)|compar(?:e|ed|ing)"
     r"|evaluat(?:e|ed|ing))"
@@ -17,6 +17,8 @@ _OBJECT = (
 )
 _RUN = r"(?:running|run|runs|executing|execute|executed|passing|pass|passes|passed)"
 _TESTS = r"(?:(?:the|all|its|their|of|problem's|given) )*(?:unit[- ]?|hidden )?tests?(?: cases?| suites?)?"
+_VERIFY = rf"(?:{_OBJECT} )*{_CHECK}"
+"""With its object before it or, elsewhere, behind it: "answers are scored by"."""
 _HOW = r"(?:by|with|using|via|through|against|that|which|if|when|they|it|on|whether|programs|code|solutions|and|how|many|share|the|of|a)"
 
 CODE = (

@@ -8,7 +8,7 @@ _DET = r"(?:(?:the|a|an|my|our|some|these|those|all|its|of|given|following|own|l
 _DATA = r"(?:(?:training|train) )?(?:data ?-?sets?|data|(?:problem|question|puzzle|task) sets?|problems?|questions?|puzzles?|tasks?|examples?|exercises?|prompts|rows|samples|file|corpus|benchmark)"
 _MODEL = r"(?:(?:base|starting|start|pre-?trained|language|instruct|policy|reasoning) )*(?:models?|checkpoints?|weights|policy|llm|adapter)"
 _NAMED = r"(?: (?:called|named|at|in|from|is|=|:|of|file|folder|located|under|stored|be|dataset|data))*"
-_TRAIN = r"(?:train|training|fine-?tune|fine-?tuning|fine tune|post-?train|post-?training|tune|tuning|improve|improving|teach|optimi[sz]e|retrain)"
+_TRAIN = r"(?:grpo-train|grpo-tune|train|training|fine-?tune|fine-?tuning|fine tune|post-?train|post-?training|tune|tuning|improve|improving|teach|optimi[sz]e|retrain)"
 _ALGORITHM = r"(?:grpo|dapo|gspo|cispo|rloo|reinforce|dr (?:\. )?grpo|dr-grpo|dr\.grpo|deepseekmath)"
 _EVALUATE = r"(?:evaluat(?:e|ed|ing|ion)|eval|test(?:ed|ing)?|validat(?:e|ed|ing|ion)|measur(?:e|ed|ing))"
 _WHEN = r"(?: (?:it|the|model|result|results|this|afterwards|after|before|and|both|then|finally|training|during|progress|at|end))*?"
@@ -150,7 +150,7 @@ def _test_split(reading: Reading, name: str | None, tokens: range) -> None:
 def read_task_phrases(reading: Reading) -> None:
     """Tasks whose words would mean something else by themselves: "question answering" names no data."""
     for task, pattern in TASK_PHRASES:
-        for match in reading.find(f"(?:(?:for|at|in|on|do|to) )*(?:{pattern})"):
+        for match in reading.find(f"(?:(?:for|at|in|on|do|to|an?|good) )*(?:{pattern})(?: (?:models?|llm|assistant|system|skills?|solver|abilit(?:y|ies)))?"):
             reading.claim("task", task, match.tokens)
             if task == "logic":
                 reading.facts["knights"] = match.tokens
@@ -169,7 +169,7 @@ def read_tasks(reading: Reading) -> None:
         _preset(reading, match.groups[0] or "", match.tokens)
     for match in reading.find(rf"{verb} (reinforce)(?: (?:algorithm|loss))?"):
         _preset(reading, match.groups[0] or "", match.tokens)
-    for match in reading.find(r"group relative policy optimi[sz]ation(?: \( grpo \))?|(?:(?:with|using|by|via) )?reinforcement learning(?: \( grpo \))?|(?:the )?grpo(?:[- ](?:algorithm|method|training|run|style))?"):
+    for match in reading.find(r"group relative policy optimi[sz]ation(?: \( grpo \))?|(?:(?:with|using|by|via) )?(?:reinforcement learning|rl|rlvr)(?: (?:training|run|fine-tuning))?(?: \( grpo \))?|grpo-(?:train|tune|training|tuning)|(?:the )?grpo(?:[- ](?:algorithm|method|training|run|style))?"):
         reading.facts.setdefault("algorithm", match.tokens)
     for task, pattern in TASKS:
         for match in reading.find(f"{_TASK_BEFORE}(?:{pattern}){_TASK_AFTER}"):
@@ -192,7 +192,7 @@ def read_mentions(reading: Reading) -> None:
     for match in reading.find(r"(?:(?:an?|the|with|using|some) )*FAMILY(?: (?:base|instruct|models?|checkpoint))*"):
         reading.facts["family"] = match.tokens
         reading.facts["family word"] = range(int(match.groups[0] or 0), int(match.groups[0] or 0) + 1)
-    for _ in reading.find(r"(?:would|i'd|we'd) like(?: (?:you|us|it))?(?: to)?|fine tun(?:e|ed|ing)|in order to|such that|as follows|with the following|i would|go ahead(?: and)?|as well|set (?:up|to)|at (?:an?|the)"):
+    for _ in reading.find(r"(?:would|i'd|we'd) like(?: (?:you|us|it))?(?: to)?|fine tun(?:e|ed|ing)|in order to|such that|as follows|with the following|i would|go ahead(?: and)?|as well|set (?:up|to)|(?:during|in|for) (?:the )?training|kick(?:ing)? off|fire up|spin up|start(?:ing)? off|set off|at (?:an?|the)"):
         pass
 
 

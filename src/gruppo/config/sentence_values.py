@@ -6,6 +6,7 @@ from gruppo.config.sentence_reading import Reading
 
 _OF = r"(?: (?:of|to|is|at|=|:|as|set|equal|about|value))*"
 _PER = r" (?:per|for each|for every|a|each|of each|/)"
+_DRAW = r"(?:sampling|sample|samples|drawing|draw|draws|generating|generate|generates|taking)"
 _TEXTS = r"(?:completions?|answers?|responses?|outputs?|solutions?|generations?)"
 
 BEFORE: tuple[tuple[str, str], ...] = (
@@ -48,6 +49,8 @@ AROUND: tuple[tuple[str, str], ...] = (
     ("lora_rank", r"(?:a )?rank(?: (?:of|=|:))* NUM lora(?: adapters?)?"),
     ("lora_rank", r"NUM rank lora(?: adapters?)?"),
     ("lora_rank", r"lora NUM"),
+    ("lora_rank", r"r = NUM"),
+    ("prompts_per_step", r"(?:each|every|per|a) (?:training )?step(?: (?:should|will|uses?|has|have|takes?|with|sees|of|to))* NUM (?:prompts|problems|questions)"),
 )  # fmt: skip
 """Phrases with the number inside."""
 
@@ -71,6 +74,8 @@ WORDS: tuple[tuple[str, object, str], ...] = (
 
 def read_amounts(reading: Reading) -> None:
     """`the first 500 problems of X`, before anything takes the problems for the data."""
+    for _ in reading.find(r"(?:the )?(?:number|count|amount) of|(?:for )?a total of|stop(?:ping)? (?:after|at)(?= <#\d+> (?:training )?steps)"):
+        pass
     what = "(?=(?:problems?|questions?|rows|lines|examples?|puzzles?|tasks)(?: |$))"
     for match in reading.find(rf"(?:the )?(?:first|top|only) NUM(?= {what})"):
         reading.claim("max_problems", reading.number(match.groups[0]), match.tokens)
@@ -87,10 +92,12 @@ def read_values(reading: Reading) -> None:
     for option, phrase in BEFORE:
         _numbers(reading, option, f"(?:an? |the )?(?:{phrase}){_OF} NUM(?: tokens)?(?! (?:steps?|iterations?|epochs?|tokens|prompts?|completions?|samples?)\\b)")
     for option, phrase in AFTER:
-        _numbers(reading, option, rf"NUM (?:{phrase})")
+        _numbers(reading, option, rf"(?:{_DRAW} )?NUM (?:{phrase})")
     for option, phrase in BEFORE:
         _numbers(reading, option, f"(?:an? |the )?(?:{phrase}){_OF} NUM")
     _numbers(reading, "steps", rf"(?:training |optimi[sz]er |grpo )?(?:steps|iterations){_OF} NUM")
+    for option, phrase in BEFORE:
+        _numbers(reading, option, f"(?:an? |the )?NUM (?:{phrase})")
     for match in reading.find(r"(?:an? )?rank(?: (?:of|=|:))* NUM"):
         reading.claim("lora_rank", reading.number(match.groups[0]), match.tokens)
     _switches(reading)

@@ -21,7 +21,8 @@ GLUE = frozenset(
     optimize optimise practise practice retrain grpo algorithm method approach technique settings setting
     hyperparameters parameters following job session experiment also so just only simply all each every called named
     located thanks thank hello hi hey ok okay gruppo here now lets let's i'd we'd i'll we'll i'm we're it's while when
-    be value but where keep keeping""".split()
+    be value but where keep keeping over upon during through per need needs help go ahead perform performing conduct
+    execute carry out goal purpose""".split()
 )
 """Words that may be left over: none of them changes what is asked for."""
 
@@ -172,7 +173,9 @@ def _core(core: str, at: int, exists: Exists) -> Iterator[Token]:
     bare = core.removeprefix("--")
     lower = bare.lower()
     end = at + len(core)
-    if lower in _NUMBER_WORDS:
+    if lower in ("w/", "w/o"):
+        yield Token("word", "with" if lower == "w/" else "without", at, end)
+    elif lower in _NUMBER_WORDS:
         yield Token("number", _NUMBER_WORDS[lower], at, end)
     elif re.search(r"\d", bare) and _NUMBER.fullmatch(bare):
         yield Token("number", lower.replace(",", ""), at, end)
