@@ -81,7 +81,7 @@ _GPT2 = re.compile(r"(?:distil)?gpt2(?:-medium|-large|-xl)?", re.IGNORECASE)
 _BARE_MODEL = re.compile(r"[A-Za-z][\w.]*(?:-[\w.]+)*-\d+(?:\.\d+)?[bBmM](?:-[\w.]+)*")
 _FILE = re.compile(r".+\.(?:jsonl|json|parquet|csv|tsv)", re.IGNORECASE)
 _FUNCTION = re.compile(r"[\w./~-]+\.py:\w+|[A-Za-z_]\w*(?:\.\w+)+:\w+")
-_NAME = re.compile(r"[~.]{0,2}/?[\w.+@-]+(?:/[\w.+@=-]+)*/?(?::[\w.-]+(?:/[\w.=-]+)*)?", re.ASCII)
+_NAME = re.compile(r"[~.]{0,2}/?[\w.+@-]+(?:/[\w.+@-]+)*/?(?::[\w.-]+(?:/[\w.-]+)*)?", re.ASCII)
 _DATA_PARTS = frozenset(
     "data dataset datasets problem problems puzzle puzzles question questions train test validation eval tasks task "
     "examples exercises corpus prompts benchmark bench qa".split()
@@ -105,7 +105,7 @@ def is_name(text: str, ordinary: Callable[[str], bool], exists: Exists) -> bool:
     """
     if known_set(text) is not None or _FUNCTION.fullmatch(text) or text.startswith("reasoning-gym:"):
         return True
-    if not (_NAME.fullmatch(text) or is_path(text)) or not re.search("[a-zA-Z]", text):
+    if "=" in text or not (_NAME.fullmatch(text) or is_path(text)) or not re.search("[a-zA-Z]", text):
         return False
     parts = [part for part in text.lower().split("/") if part]
     if "/" in text and not text.startswith((".", "/", "~")) and all(ordinary(part) for part in parts):

@@ -22,7 +22,8 @@ _VERIFY = rf"(?:{_OBJECT} )*{_CHECK}"
 _HOW = r"(?:by|with|using|via|through|against|that|which|if|when|they|it|on|whether|programs|code|solutions|and|how|many|share|the|of|a)"
 
 CODE = (
-    rf"(?:{_VERIFY}(?: {_OBJECT})* )?(?:{_HOW} )*{_RUN} (?:(?:programs|code|solutions|it|them|against|on|the) )*{_TESTS}",
+    rf"(?:{_VERIFY}(?: {_OBJECT})* )?(?:{_HOW} )*{_RUN} (?:(?:generated|model's|its|each|programs?|code|solutions?|it|them|against|on|the) )*{_TESTS}(?: (?:to|and) (?:compute|get|give|determine|assign|score|set)(?: (?:the|a|as))*(?: (?:rewards?|scores?|answers?))?)?",
+    rf"(?:(?:the|score|reward|rewards|is|=|should|be|by|with|pay|for) )*(?:fraction|share|number|percentage|proportion) of {_TESTS} (?:passed|that pass|that are passed|it passes|passing)",
     rf"(?:{_VERIFY}(?: {_OBJECT})* )(?:{_HOW} )*(?:executing|running)(?: (?:the|generated|model's|its))* (?:code|programs?|solutions?)",
     rf"(?:{_VERIFY}(?: {_OBJECT})* )(?:by|with|using|via|through|against) {_TESTS}",
     r"(?:(?:with|using|by|use|via|from) )?(?:the |their )?(?:unit[- ]tests?|test cases)(?: (?:as|for) (?:the )?rewards?)?",
@@ -31,10 +32,12 @@ QA_EXACT = (rf"(?:{_VERIFY}(?: {_OBJECT})* )?(?:(?:by|with|using|on|an?|use|via)
 QA_F1 = (rf"(?:{_VERIFY}(?: {_OBJECT})* )?(?:(?:by|with|using|on|an?|the|use|via) )*(?:token )?f1(?:[- ]score)?(?: reward)?",)
 MATH = (
     rf"(?:{_VERIFY}(?: {_OBJECT})* )?(?:(?:by|with|using|via|an?|the) )*math-verify",
+    r"(?:(?:with|using|by|via|the) )*(?:math|symbolic|mathematical) (?:verification|verifier|checking|checker|equivalence)(?: (?:as|for|is) (?:the )?(?:rewards?|signal))*",
     rf"(?:{_VERIFY}(?: {_OBJECT})* )(?:(?:by|with|using|via) )(?:the )?math(?:ematical)? (?:verifier|checker|verification|equivalence|reward)",
 )  # fmt: skip
 CORRECT = (
     rf"(?:{_VERIFY}(?: {_OBJECT})+)(?: (?:with|to|against|by|using) (?:the )?(?:reference|gold|known|true|expected)(?: (?:answers?|solutions?|ones?))?)?",
+    r"(?:(?:with|using|use|by|the|final) )*(?:correctness|accuracy|answer)(?: (?:as|is|for) (?:(?:the|a|only) )*rewards?(?: signal)?)",
     r"(?:(?:with|using|an?|the) )*(?:verifiable|correctness|accuracy|outcome|rule-based)(?: based)? rewards?",
 )  # fmt: skip
 """What every built-in reward does: right answers are paid for."""
@@ -47,10 +50,10 @@ _NEEDS = {
 _RIGHT = r"(?:(?:fully |completely |entirely )?(?:correct|right|true)(?:ly)?|success|solved)"
 _PARTIAL = r"(?:(?:partial(?:ly)?|partly|half|nearly|almost)(?: (?:correct|right|credit))?)"
 _WRONG = r"(?:wrong|incorrect|false|otherwise|else|everything else|anything else|failed|failures?)"
-_NOUN = r"(?: (?:answers?|ones?|solutions?|completions?|responses?|outputs?|results?|credit))?"
+_NOUN = r"(?: (?:final )?(?:answers?|ones?|solutions?|completions?|responses?|outputs?|results?|credit))?"
 _LEVELS = (("partial", _PARTIAL), ("wrong", _WRONG), ("right", _RIGHT))
 """In this order, since a partially correct answer is no correct one."""
-_FOR = r"(?: points?)?(?: (?:for|if|when|to|reward|on))?(?: (?:an?|the|any|answers?|completions?|is|are|it|it's|its|they|every|each))*"
+_FOR = r"(?: points?)?(?: (?:for|if|when|to|reward|on))?(?: (?:an?|the|any|model's|final|answers?|completions?|is|are|it|it's|its|they|every|each))*"
 _GETS = r"(?: (?:gets?|get|scores?|score|earns?|earn|is|are|=|:|receives?|worth))*"
 
 _AND = r"(?: (?:/|,|and))+"
@@ -104,7 +107,9 @@ def _own(reading: Reading) -> None:
 
 def _named(reading: Reading) -> None:
     joined = rf"(?:(?:with|using|use|by|an?|the|and|verifiable) )*({_PLAIN}|format|overlong)(?: (?:and|,) (?:an? |the )?({_PLAIN}))*[- ](?:verifiable )?(?:rewards?|penalty)(?: function)?"
-    after = rf"(?:the )?rewards?(?: (?:function|is|=|:|by|with|be|called))+ ({_PLAIN}|format|overlong)(?: reward)?"
+    each = f"({_PLAIN}|format|overlong)"
+    more = f"(?:(?: (?:and|,))+ {each})?"
+    after = rf"(?:(?:the|with|using|use) )*rewards?(?: (?:functions?|is|are|=|:|by|with|be|called))* {each}{more}{more}(?: reward)?"
     for pattern in (joined, after):
         for match in reading.find(pattern):
             for name in filter(None, match.groups):
@@ -131,7 +136,7 @@ def _levels(reading: Reading) -> None:
     found: dict[str, set[float]] = {}
     covered: list[range] = []
     forms = (
-        lambda word: rf"(?:(?:an?|the|and|give|gives|giving|pay|rewards?|of|is|:|custom|function|use|using|with|be|score) )*NUM{_FOR} (?:{word}){_NOUN}",
+        lambda word: rf"(?:(?:an?|the|and|model|policy|it|gets?|receives?|earns?|give|gives|giving|pay|rewards?|of|is|:|custom|function|use|using|with|be|score|full|points?|marks?|\() )*NUM(?: \))?{_FOR} (?:{word}){_NOUN}",
         lambda word: rf"(?:(?:and|rewards?|:|the|answers?) )*(?:{word}){_NOUN}{_GETS} NUM(?: points?)?",
     )
     for match in reading.find(_LIST):

@@ -10,8 +10,8 @@ _MODEL = r"(?:(?:base|starting|start|pre-?trained|language|instruct|policy|reaso
 _NAMED = r"(?: (?:called|named|at|in|from|is|=|:|of|file|folder|located|under|stored|be|dataset|data))*"
 _TRAIN = r"(?:grpo-train|grpo-tune|train|training|fine-?tune|fine-?tuning|fine tune|post-?train|post-?training|tune|tuning|improve|improving|teach|optimi[sz]e|retrain)"
 _ALGORITHM = r"(?:grpo|dapo|gspo|cispo|rloo|reinforce|dr (?:\. )?grpo|dr-grpo|dr\.grpo|deepseekmath)"
-_EVALUATE = r"(?:evaluat(?:e|ed|ing|ion)|eval|test(?:ed|ing)?|validat(?:e|ed|ing|ion)|measur(?:e|ed|ing))"
-_WHEN = r"(?: (?:it|the|model|result|results|this|afterwards|after|before|and|both|then|finally|training|during|progress|at|end))*?"
+_EVALUATE = r"(?:evaluat(?:e|ed|ing|ion)|eval|test(?:ed|ing)?|validat(?:e|ed|ing|ion)|measur(?:e|ed|ing)|report(?:ed|ing)?|benchmark(?:ed|ing)?)"
+_WHEN = r"(?: (?:it|the|model|result|results|this|afterwards|after|before|and|both|then|finally|training|during|progress|at|end|accuracy|pass@1|scores?|performance))*?"
 
 TASK_PHRASES: tuple[tuple[str, str], ...] = (
     ("logic", r"knights?[- ]and[- ]knaves?"),
@@ -29,7 +29,7 @@ _TASK_BEFORE = (
     r"improve|capable|that|can|solves|writes|it|purpose) )*"
 )
 _TASK_AFTER = (
-    r"(?:[- ](?:model|llm|solver|assistant|skills?|abilit(?:y|ies)|reasoning|problems?|questions?|tasks?|puzzles?|exercises|"
+    r"(?:[- ](?:model|llm|solver|assistant|tutor|expert|generator|agent|skills?|abilit(?:y|ies)|capabilit(?:y|ies)|accuracy|reasoning|problems?|questions?|tasks?|puzzles?|exercises|"
     r"preset|performance|answers?))*"
 )
 PRESETS = {"dr . grpo": "dr-grpo", "dr grpo": "dr-grpo", "dr.grpo": "dr-grpo"}
@@ -37,11 +37,11 @@ PRESETS = {"dr . grpo": "dr-grpo", "dr grpo": "dr-grpo", "dr.grpo": "dr-grpo"}
 
 def read_names(reading: Reading) -> None:
     """Cues to what each name is. Those with a noun go first, for they use it."""
-    for match in reading.find(rf"(?:(?:and|also|then|finally) )*(?:sav(?:e|ing)|writ(?:e|ing)|stor(?:e|ing)|put(?:ting)?|output)(?: (?:it|the|run|model|results?|everything|output|to|in|into|under|at|folder|directory))* NAME|output[-_ ]?(?:dir|directory|folder)(?: (?:=|:|is|to|at))* NAME|(?:with )?(?:the )?output (?:in|at|to) NAME"):
+    for match in reading.find(rf"(?:(?:and|also|then|finally) )*(?:sav(?:e|ing)|writ(?:e|ing)|stor(?:e|ing)|put(?:ting)?|output)(?: (?:it|the|run|model|results?|everything|output|to|in|into|under|at|folder|directory))* NAME|output[-_ ]?(?:dir|directory|folder)(?: (?:=|:|is|to|at))* NAME|(?:with )?(?:the )?(?:output|results?|run)(?: (?:goes?|should|going|go|be|saved))* (?:in|at|to|into|under) NAME"):
         reading.cue(next(filter(None, match.groups), None), "output")
     _evaluation(reading)
-    for match in reading.find(rf"{_DET}(?:model|data(?: ?set)?)(?: (?:=|:))+ NAME", keep=True):
-        reading.cue(match.groups[0], "model" if "model" in reading.words.text(match.tokens).lower().split(":")[0].split("=")[0] else "data")
+    for match in reading.find(rf"{_DET}(?:(?:base )?model|base|data(?: ?set)?|training data)(?: (?:=|:|is))+ NAME"):
+        reading.cue(match.groups[0], "data" if "data" in reading.words.text(match.tokens[:-1]).lower() else "model")
     for match in reading.find(rf"(?:(?:to )?(?:solve|answer|do|handle|work on)(?: the)? )?(?:problems?|questions?|puzzles?|tasks?|examples?|exercises?|rows) (?:from|in|of) (?:{_DET}(?:{_DATA} )?)NAME"):
         reading.cue(match.groups[0], "data")
     for match in reading.find(r"(?:the )?train(?:ing)? (?:split|set|part|half|portion) (?:of|from|in) NAME"):
@@ -91,7 +91,7 @@ def _prepositions(reading: Reading) -> None:
 def joined_names(reading: Reading) -> list[tuple[int, int]]:
     """Pairs of names with "and", a comma or the like between them."""
     pairs: list[tuple[int, int]] = []
-    for match in reading.find(r"NAME(?: (?:,|and|&|plus|or|then|as well as|together with|along with))+(?: (?:on|the|also|then))* NAME", keep=True):
+    for match in reading.find(r"NAME(?: (?:,|and|&|\\+|plus|or|then|as well as|together with|along with))+(?: (?:on|the|also|then))* NAME", keep=True):
         first, second = (int(group or 0) for group in match.groups)
         pairs.append((first, second))
     for match in reading.find(r"(?:plus|as well as|together with|along with|both)"):
@@ -112,7 +112,7 @@ def _evaluation(reading: Reading) -> None:
     for match in reading.find(rf"{lead}{_EVALUATE}{_WHEN} (?:on|with|using|against|over|from|=|:) {held}NAME"):
         reading.cue(match.groups[0], "eval")
         reading.facts["evaluation"] = match.tokens
-    for match in reading.find(rf"(?:with |using |and )*NAME (?:as|for) {_DET}(?:held[- ]?out )?(?:evaluation|eval|testing|validation|test)(?: (?:set|data|problems|split))?"):
+    for match in reading.find(rf"(?:with |using |and )*NAME (?:is )?(?:as|for|held[- ]?out for|held[- ]?out as|reserved for|kept for) {_DET}(?:held[- ]?out )?(?:evaluation|eval|testing|validation|test)(?: (?:set|data|problems|split))?"):
         reading.cue(match.groups[0], "eval")
         reading.facts["evaluation"] = match.tokens
     for match in reading.find(rf"{lead}{_DET}(?:held[- ]?out|evaluation|eval|validation|test)(?: (?:set|data|problems|questions|split))+{_NAMED} NAME"):
@@ -192,7 +192,7 @@ def read_mentions(reading: Reading) -> None:
     for match in reading.find(r"(?:(?:an?|the|with|using|some) )*FAMILY(?: (?:base|instruct|models?|checkpoint))*"):
         reading.facts["family"] = match.tokens
         reading.facts["family word"] = range(int(match.groups[0] or 0), int(match.groups[0] or 0) + 1)
-    for _ in reading.find(r"(?:would|i'd|we'd) like(?: (?:you|us|it))?(?: to)?|fine tun(?:e|ed|ing)|in order to|such that|as follows|with the following|i would|go ahead(?: and)?|as well|set (?:up|to)|(?:during|in|for) (?:the )?training|kick(?:ing)? off|fire up|spin up|start(?:ing)? off|set off|at (?:an?|the)"):
+    for _ in reading.find(r"(?:would|i'd|we'd) like(?: (?:you|us|it))?(?: to)?|fine tun(?:e|ed|ing)|in order to|such that|as follows|with the following|i would|go ahead(?: and)?|as well|set (?:up|to)|(?:during|in|for) (?:the )?training|(?:do|perform|be|get|become|performs?) (?:much )?better|(?:and )?(?:then|afterwards|finally|first)(?= (?:,|train|run|apply|use|fine-?tune|do|start|improve|<n))|kick(?:ing)? off|fire up|spin up|start(?:ing)? off|set off|at (?:an?|the)"):
         pass
 
 
@@ -206,10 +206,10 @@ def read_hardware(reading: Reading) -> None:
     lead = r"(?:(?:on|using|with|use|run|it|in|for|has|my|the|a|an|single|nvidia|tesla|i|have|we|machine) )*"
     memory = r"(?:[- ](?:\( )?(?:(?:with|of|which|that|has) )*NUM ?(?:gb|gib|g)(?: (?:of|vram|memory|ram))*(?: \))?)?"
     cuda = r"(?:(?:on|device|=|:|using|gpu) )*cuda(?: : NUM)?"
-    for match in reading.find(rf"{lead}(?:NUM |x )?(?:NUM ?gb )?{_GPU}{memory}(?: gpus?)?"):
+    for match in reading.find(rf"{lead}(?:NUM (?:x )?)?(?:NUM ?gb )?{_GPU}{memory}(?: gpus?)?"):
         count, size, name, _, later = match.groups
         _gpu(reading, name or "", count, later or size, match.tokens)
-    for match in reading.find(rf"{lead}(?:(?:NUM|x) )?(?:NUM gb )?gpus?{memory}"):
+    for match in reading.find(rf"{lead}(?:NUM (?:x )?)?(?:NUM gb )?gpus?{memory}"):
         count, size, later = match.groups
         _gpu(reading, "", count, later or size, match.tokens)
     for match in reading.find(cuda):

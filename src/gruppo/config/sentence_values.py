@@ -4,15 +4,16 @@ from gruppo.config.load import ALIASES
 from gruppo.config.reference import Option, options
 from gruppo.config.sentence_reading import Reading
 
-_OF = r"(?: (?:of|to|is|at|=|:|as|set|equal|about|value))*"
-_PER = r" (?:per|for each|for every|a|each|of each|/)"
-_DRAW = r"(?:sampling|sample|samples|drawing|draw|draws|generating|generate|generates|taking)"
+_OF = r"(?: \( (?:beta|epsilon|g|lr|r|t|mu|alpha|kl|tau|[a-z]+_[a-z_]+) \))?(?: (?:of|to|is|at|=|:|as|set|equal|about|value))*"
+_PER = r" (?:per|for each|for every|in each|in every|a|each|of each|/)"
+_DRAW = r"(?:at most|up to|maximum|exactly|a total of|sampling|sample|samples|drawing|draw|draws|generating|generate|generates|taking)"
 _TEXTS = r"(?:completions?|answers?|responses?|outputs?|solutions?|generations?)"
 
 BEFORE: tuple[tuple[str, str], ...] = (
     ("lora_alpha", r"(?:lora )?alpha"),
     ("learning_rate", r"(?:peak )?(?:learning[- ]rate|lr|step size)"),
     ("beta", r"(?:the )?kl(?:[- ]divergence)?(?: (?:penalty|coefficient|coef|weight|term|loss))*(?: with)?(?: (?:weight|coefficient))?"),
+    ("max_grad_norm", r"gradient(?:[- ]norm)? clip(?:ping)?|grad clip(?:ping)?|gradient norm"),
     ("epsilon", r"(?:ppo )?clip(?:ping)?(?: (?:range|ratio|epsilon|parameter))?"),
     ("temperature", r"(?:sampling |rollout )?(?:temperature|temp)"),
     ("group_size", r"(?:groups?|g)(?: (?:size|count))?"),
@@ -27,7 +28,7 @@ BEFORE: tuple[tuple[str, str], ...] = (
 AFTER: tuple[tuple[str, str], ...] = (
     ("warmup_steps", r"(?:steps of )?warm-?up(?: steps)?|warm up steps"),
     ("prompts_per_step", rf"(?:prompts?|problems?|questions?){_PER} (?:training )?step"),
-    ("group_size", rf"(?:samples?|rollouts?|{_TEXTS}){_PER} (?:prompts?|problems?|questions?|group|one)"),
+    ("group_size", rf"(?:samples?|rollouts?|{_TEXTS}){_PER} (?:prompts?|problems?|questions?|puzzles?|tasks?|examples?|rows?|group|one)"),
     ("max_completion_length", rf"(?:new )?tokens{_PER} {_TEXTS}|new tokens"),
     ("steps", r"(?:training |optimi[sz]er |grpo |update |gradient )?(?:steps?|iterations?)(?: of grpo| long)?"),
     ("group_size", r"(?:completions|generations|rollouts)(?: each)?"),
@@ -38,13 +39,13 @@ AFTER: tuple[tuple[str, str], ...] = (
 """Phrases after a number."""
 
 AROUND: tuple[tuple[str, str], ...] = (
-    ("max_completion_length", rf"{_TEXTS}(?: lengths?)?(?: (?:of|with|that have|have|are|be))? (?:at most|up to|no more than|not more than|max|maximum|limited to|a maximum of|no longer than) NUM tokens"),
-    ("max_completion_length", rf"(?:at most|up to|max|maximum) NUM tokens(?:{_PER}| in (?:the|an?)) {_TEXTS}"),
+    ("max_completion_length", rf"{_TEXTS}(?: lengths?)?(?: (?:of|with|that have|have|are|be))? (?:at most|up to|no more than|not more than|max|maximum|limited to|capped at|cut (?:off )?at|truncated at|a maximum of|no longer than) NUM tokens"),
+    ("max_completion_length", rf"(?:at most|up to|no more than|max|maximum|a maximum of) NUM tokens(?:{_PER}| in (?:the|an?)) {_TEXTS}"),
     ("max_completion_length", r"(?:(?:with|of) )?(?:at most|up to|max|maximum|a maximum of) NUM new tokens"),
+    ("max_completion_length", rf"NUM[- ]tokens? {_TEXTS}"),
     ("max_completion_length", rf"limit(?:ing)? (?:the )?{_TEXTS} to NUM tokens"),
     ("max_prompt_length", r"prompts(?: (?:of|with))? (?:at most|up to|no more than|max|maximum|limited to) NUM tokens"),
-    ("checkpoint_every", r"(?:(?:save|saving|write|writing|keep|with|and) )*(?:a )?(?:checkpoints?|checkpointing|save|saving) (?:is saved )?every NUM(?: steps?)?"),
-    ("warmup_steps", r"warm(?:ing)?[- ]?up(?: the (?:learning )?rate)? (?:over|for|of|during)(?: the)?(?: first)? NUM steps"),
+    ("warmup_steps", r"(?:(?:the )?(?:learning[- ]rate|lr|rate) )?(?:is )?warm(?:ing|ed|s)?[- ]?up(?: the (?:learning )?rate)? (?:over|for|of|during)(?: the)?(?: first)? NUM steps"),
     ("lora_rank", r"lora(?: adapters?)?(?: [(,])?(?: (?:of|with|at))?(?: an?)? (?:rank|r)(?: (?:of|=|:|is))* NUM(?: \))?"),
     ("lora_rank", r"(?:a )?rank(?: (?:of|=|:))* NUM lora(?: adapters?)?"),
     ("lora_rank", r"NUM rank lora(?: adapters?)?"),
@@ -86,6 +87,10 @@ def read_values(reading: Reading) -> None:
     _asked(reading)
     for option, phrase in AROUND:
         _numbers(reading, option, phrase)
+    saved = r"(?:(?:save|saving|write|writing|keep|with|and) )*(?:a )?(?:checkpoints?|checkpointing|save|saving) (?:is saved )?every NUM(?: steps?)?(?: (?:to|in|into|under) NAME)?"
+    for match in reading.find(saved):
+        reading.claim("checkpoint_every", reading.number(match.groups[0]), match.tokens)
+        reading.cue(match.groups[1], "output")
     known = [option for option in options() if "." not in option.name and not option.repeated]
     for option in known:
         _own_name(reading, option)
@@ -113,7 +118,7 @@ def _own_name(reading: Reading, option: Option) -> None:
     for name in (option.name, *(alias for alias, own in ALIASES.items() if own == option.name)):
         phrase = name.replace("_", "[-_ ]")
         if option.type in ("INT", "NUMBER"):
-            pattern = f"(?:an? |the )?{phrase}{_OF} NUM(?: tokens)?"
+            pattern = f"(?:(?:an?|the|peak|random|max|maximum|sampling|constant|fixed) )*{phrase}{_OF} NUM(?: tokens)?"
             _numbers(reading, option.name, pattern) if name not in ("steps", "iterations") else None
         elif option.choices:
             choices = "|".join(option.choices)

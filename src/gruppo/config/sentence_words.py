@@ -22,7 +22,11 @@ GLUE = frozenset(
     hyperparameters parameters following job session experiment also so just only simply all each every called named
     located thanks thank hello hi hey ok okay gruppo here now lets let's i'd we'd i'll we'll i'm we're it's while when
     be value but where keep keeping over upon during through per need needs help go ahead perform performing conduct
-    execute carry out goal purpose""".split()
+    execute carry out goal purpose aim boost enhance increase strengthen sharpen raise begin create produce obtain build
+    develop new project process pipeline procedure setup config configuration hugging face huggingface hub which been
+    being trying try going plan planning looking kindly stored saved found available provided given contained
+    rl reinforcement learning post-training file folder directory path together model's hyperparameter
+    configured sampled whose""".split()
 )
 """Words that may be left over: none of them changes what is asked for."""
 
@@ -152,6 +156,9 @@ def _round_numbers(text: str) -> Iterator[Token]:
 
 def _chunks(text: str, start: int, end: int, exists: Exists) -> Iterator[Token]:
     for match in re.finditer(r"\S+", text[start:end]):
+        if match.group() in ("+", "-"):
+            yield Token("mark", match.group(), start + match.start(), start + match.end())
+            continue
         yield from _chunk(match.group(), start + match.start(), exists)
 
 
@@ -171,6 +178,8 @@ def _chunk(chunk: str, at: int, exists: Exists) -> Iterator[Token]:
 
 def _core(core: str, at: int, exists: Exists) -> Iterator[Token]:
     bare = core.removeprefix("--")
+    if bare.endswith("'s") and is_name(bare[:-2], ordinary, exists):
+        bare = bare[:-2]
     lower = bare.lower()
     end = at + len(core)
     if lower in ("w/", "w/o"):
@@ -200,18 +209,14 @@ def _core(core: str, at: int, exists: Exists) -> Iterator[Token]:
 
 _WHOLE = frozenset("4-bit 8-bit 4bit 8bit deepseek-r1 a100-40 a100-80 float-32 bfloat-16 fp-16 f1 top-1".split())
 """Words with a number in them that stay whole."""
-_ORDINARY = (
-    GLUE
-    | VERBS
-    | NEGATIONS
-    | frozenset(
-        """or correct right wrong incorrect partial partially partly true false math maths code coding logic qa format
-        before after input output prompt prompts completion completions question questions answer answers problem
-        problems step steps epoch train test eval validation yes km h s min max he she him her""".split()
-    )
+_ORDINARY = frozenset(
+    """and or with without correct right wrong incorrect partial partially partly true false math maths code coding
+    logic qa format before after input output prompt prompts completion completions question questions answer answers
+    problem problems step steps epoch batch group yes no h s""".split()
 )
+"""Words that come in pairs: `correct/wrong`, `and/or`, `16/prompt`."""
 
 
 def ordinary(word: str) -> bool:
-    """Whether a word is one of those that sentences are made of, or a number."""
+    """Whether a word before or behind a slash makes no name of it."""
     return word in _ORDINARY or bool(_NUMBER.fullmatch(word))
