@@ -25,7 +25,7 @@ GLUE = frozenset(
     execute carry out goal purpose aim boost enhance increase strengthen sharpen raise begin create produce obtain build
     develop new project process pipeline procedure setup config configuration hugging face huggingface hub which been
     being trying try going plan planning looking kindly stored saved found available provided given contained
-    rl reinforcement learning post-training file folder directory path together model's hyperparameter
+    post-training file folder directory path together model's hyperparameter
     configured sampled whose""".split()
 )
 """Words that may be left over: none of them changes what is asked for."""
