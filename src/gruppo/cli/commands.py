@@ -10,7 +10,6 @@ from gruppo.cli.main import MODEL_FIELDS, NOT_FINE, SCORING_FIELDS, stage_option
 from gruppo.config.load import ALIASES, check, load_config, read_file, read_given, resolve_aliases
 from gruppo.config.reference import Option, options
 from gruppo.config.schema import Config, EvalConfig, SFTConfig
-from gruppo.config.sentence import is_sentence
 from gruppo.errors import ConfigError, nearest
 
 
@@ -28,6 +27,8 @@ def demo(parsed: Namespace) -> int:
 
 def train(parsed: Namespace) -> int:
     """Run the stages of a config."""
+    from gruppo.config.sentence import is_sentence
+
     given = overrides(parsed, options())
     stages = ("sft", "grpo", "eval")
     if parsed.config is not None and is_sentence(parsed.config):

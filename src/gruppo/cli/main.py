@@ -135,6 +135,7 @@ def train_parser() -> Parser:
     parser.add_argument(
         "--yes", action="store_true", help="start a sentence's plan unasked, where nothing in it is assumed or open"
     )
+    parser.stray = "A sentence stands in quotes. "
     every = list(options())
     add_options(parser, [option for option in every if "." not in option.name], "GRPO")
     for stage, title in (("sft.", "the SFT stage (needs --sft.data)"), ("eval.", "evaluation (needs --eval.data)")):

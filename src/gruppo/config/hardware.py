@@ -46,13 +46,14 @@ class Machine:
 
 
 def gpu(name: str, memory: float | None = None) -> Machine | None:
-    """A GPU by name, in any case; None: not known. `a100` alone has 40 GB or 80."""
-    plain = re.sub(r"[ _]|gb$", "", name.lower())
-    plain = plain if plain in GPUS or plain == "a100" else plain.replace("-", "")
-    known = next((own for own in GPUS if own in (plain, f"{plain}-{memory or 40:g}")), None)
+    """A GPU by name, however it is spelled; None: not known. One of which there are two sizes has the smaller, unless
+    the memory is said."""
+    plain = "".join(re.findall("[a-z0-9]+", name.lower().removesuffix("gb")))
+    wanted = (plain, f"{plain}{memory:g}") if memory else (plain, f"{plain}40")
+    known = next((own for own in GPUS if own.replace("-", "") in wanted), None)
     if known is None:
         return None
-    return Machine(known if plain != "a100" else "a100", "cuda", memory or GPUS[known], plain not in _NO_BFLOAT16)
+    return Machine(known, "cuda", memory or GPUS[known], known not in _NO_BFLOAT16)
 
 
 def unnamed(memory: float) -> Machine:

@@ -30,6 +30,8 @@ from gruppo.config.sentence_values import read_amounts, read_values
 from gruppo.config.sentence_words import EXCEPT, GLUE, NEGATIONS, VERBS, Words
 from gruppo.errors import ConfigError
 
+LONGEST = 1000
+"""Characters of a sentence: rules take time that grows faster than its length."""
 EXAMPLE = "Train a math model using GRPO on openai/gsm8k based on Qwen/Qwen2.5-0.5B."
 _ORDER = ("model", "data", "preset", "rewards", "steps", "group_size", "prompts_per_step", "learning_rate")
 _REWARD_OF = {"math": "math", "code": "code", "qa": "qa"}
@@ -58,6 +60,8 @@ def read_sentence(sentence: str, given: Mapping[str, Any] | None = None, exists:
     Raises:
         ConfigError: it is no English sentence about a run, or a value in it is out of range.
     """
+    if len(sentence) > LONGEST:
+        raise ConfigError(f"the sentence has {len(sentence):,} characters, wanted at most {LONGEST:,}: write a YAML config")
     reading = Reading(Words(sentence, exists))
     read_amounts(reading)
     read_task_phrases(reading)

@@ -70,6 +70,9 @@ def read_rewards(reading: Reading) -> None:
     for match in reading.find(r"(?:(?:using|use|with|by|the|an?|my|our|own|custom|and) )*(?:rewards?|scor(?:e|er|ing)|verifier)(?: (?:function|functions|is|=|:|called|by|from|in|with|it|the))* NAME"):
         if _is_function(reading, match.groups[0]):
             reading.facts["reward"] = match.tokens
+    for match in reading.find(rf"{_VERIFY}(?: {_OBJECT})* (?:by|with|using|via)(?: the)?(?: function)? NAME"):
+        if not _is_function(reading, match.groups[0]):
+            reading.ask("rewards", "by which function? Such as my_rewards.py:brevity", match.tokens)
     for match in reading.find(r"NAME (?:as|for) (?:the |my |our )?(?:rewards?|verifier|scorer)(?: function)?"):
         if not _is_function(reading, match.groups[0]):
             reading.ask("rewards", "which function is the reward? Such as my_rewards.py:brevity", match.tokens)

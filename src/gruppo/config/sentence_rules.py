@@ -1,6 +1,7 @@
 """Rules of a sentence for all that is no number and no reward: names, tasks, algorithms, evaluation, hardware."""
 
 from gruppo.config.hardware import gpu, unnamed
+from gruppo.config.presets import PRESETS
 from gruppo.config.sentence_names import known_set
 from gruppo.config.sentence_reading import Reading
 
@@ -32,7 +33,7 @@ _TASK_AFTER = (
     r"(?:[- ](?:model|llm|solver|assistant|tutor|expert|generator|agent|skills?|abilit(?:y|ies)|capabilit(?:y|ies)|accuracy|reasoning|problems?|questions?|tasks?|puzzles?|exercises|"
     r"preset|performance|answers?))*"
 )
-PRESETS = {"dr . grpo": "dr-grpo", "dr grpo": "dr-grpo", "dr.grpo": "dr-grpo"}
+_SPELLED = {"dr . grpo": "dr-grpo", "dr grpo": "dr-grpo", "dr.grpo": "dr-grpo"}
 
 
 def read_names(reading: Reading) -> None:
@@ -79,7 +80,7 @@ def _prepositions(reading: Reading) -> None:
         match.groups[0]
         for match in reading.find(rf"(?:run|apply|do|use|start|launch|running|applying|try|trying) (?:the )?{_ALGORITHM} (?:on|to) NAME", keep=True)
     }
-    for match in reading.find(r"(?:on|over) NAME", keep=True):
+    for match in reading.find(r"(?:on|over|against) NAME", keep=True):
         if match.groups[0] in neutral:
             reading.facts[f"object {match.groups[0]}"] = match.tokens
         else:
@@ -158,9 +159,12 @@ def read_task_phrases(reading: Reading) -> None:
 
 def read_tasks(reading: Reading) -> None:
     """What the model is to be good at, as a preset; and algorithms beside GRPO, as presets too."""
-    spelled = r"(dapo|gspo|cispo|rloo|reinforce|deepseekmath|dr (?:\. )?grpo|dr-grpo|dr\.grpo|deepseek-r1|math_reasoning|[a-z]+)"
+    known = "|".join(name.replace("_", "[-_ ]") for name in PRESETS)
+    spelled = rf"(dr (?:\. )?grpo|dr\.grpo|{known}|(?!(?:and|or|to|for|in|on|with|it|train|the)\b)[a-z][a-z_-]+)"
     names = r"(dapo|gspo|cispo|rloo|deepseekmath|dr (?:\. )?grpo|dr-grpo|dr\.grpo)"
     verb = "(?:with|using|use|by|via|run|apply)"  # before `reinforce`, which is a word of English too
+    for match in reading.find(rf"(?:(?:with|using|use|the|and) )*({known}) presets?"):
+        _preset(reading, match.groups[0] or "", match.tokens)
     for match in reading.find(rf"(?:(?:with|using|use|the|and) )*presets?(?: (?:is|=|:|called|of|from))* {spelled}"):
         _preset(reading, match.groups[0] or "", match.tokens)
     for match in reading.find(rf"(?:(?:with|using|use|the|and|as|in|by) )*(?:{names}|(deepseek-r1|reinforce))(?: paper)?(?:'s)? (?:preset|settings|hyperparameters|recipe|configuration|values|paper)"):
@@ -177,7 +181,7 @@ def read_tasks(reading: Reading) -> None:
 
 
 def _preset(reading: Reading, spelled: str, tokens: range) -> None:
-    reading.claim("preset", PRESETS.get(spelled, spelled), tokens)
+    reading.claim("preset", _SPELLED[spelled] if spelled in _SPELLED else spelled, tokens)
 
 
 def read_mentions(reading: Reading) -> None:
@@ -189,10 +193,10 @@ def read_mentions(reading: Reading) -> None:
         reading.facts.setdefault("a model", match.tokens)
     for match in reading.find(rf"(?:(?:on|with|from|using|in|over|my|our|own|the|some|these|those|training|local) )*(?:data ?-?sets?|data|problems|questions|puzzles|tasks|examples|exercises)"):
         reading.facts.setdefault("my data", match.tokens)
-    for match in reading.find(r"(?:(?:an?|the|with|using|some) )*FAMILY(?: (?:base|instruct|models?|checkpoint))*"):
+    for match in reading.find(r"(?:(?:an?|the|with|using|some|my|our|fine-?tuned|sft|own|trained) )*FAMILY(?: (?:base|instruct|models?|checkpoint))*"):
         reading.facts["family"] = match.tokens
         reading.facts["family word"] = range(int(match.groups[0] or 0), int(match.groups[0] or 0) + 1)
-    for _ in reading.find(r"(?:would|i'd|we'd) like(?: (?:you|us|it))?(?: to)?|fine tun(?:e|ed|ing)|in order to|such that|as follows|with the following|i would|go ahead(?: and)?|as well|set (?:up|to)|(?:during|in|for) (?:the )?training|(?:do|perform|be|get|become|performs?) (?:much )?better|(?:and )?(?:then|afterwards|finally|first)(?= (?:,|train|run|apply|use|fine-?tune|do|start|improve|<n))|kick(?:ing)? off|fire up|spin up|start(?:ing)? off|set off|at (?:an?|the)"):
+    for _ in reading.find(r"(?:would|i'd|we'd) like(?: (?:you|us|it))?(?: to)?|fine tun(?:e|ed|ing)|in order to|such that|as follows|with the following|i would|go ahead(?: and)?|as well|set (?:up|to)|(?:during|in|for) (?:the )?training|(?:do|perform|be|get|become|performs?) (?:much )?better|(?:and )?(?:then|afterwards|finally|first)(?= (?:,|train|run|apply|use|fine-?tune|do|start|improve|<n))|(?:to )?(?:solve|solving) (?:them|it|these|those)|kick(?:ing)? off|fire up|spin up|start(?:ing)? off|set off|at (?:an?|the)"):
         pass
 
 

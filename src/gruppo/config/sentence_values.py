@@ -4,7 +4,7 @@ from gruppo.config.load import ALIASES
 from gruppo.config.reference import Option, options
 from gruppo.config.sentence_reading import Reading
 
-_OF = r"(?: \( (?:beta|epsilon|g|lr|r|t|mu|alpha|kl|tau|[a-z]+_[a-z_]+) \))?(?: (?:of|to|is|at|=|:|as|set|equal|about|value))*"
+_OF = r"(?: \( (?:beta|epsilon|g|lr|r|t|mu|alpha|kl|tau|[a-z]+_[a-z_]+) \))?(?: (?:of|to|is|at|=|:|as|set|equal|value|should|must|will|shall|be))*"
 _PER = r" (?:per|for each|for every|in each|in every|a|each|of each|/)"
 _DRAW = r"(?:at most|up to|maximum|exactly|a total of|sampling|sample|samples|drawing|draw|draws|generating|generate|generates|taking)"
 _TEXTS = r"(?:completions?|answers?|responses?|outputs?|solutions?|generations?)"
@@ -65,7 +65,7 @@ WORDS: tuple[tuple[str, object, str], ...] = (
     ("optimizer", "adamw", r"(?:the )?adamw(?: optimi[sz]er)?"),
     ("lr_schedule", "cosine", r"(?:an? )?cosine(?: (?:lr|learning[- ]rate))?(?: (?:schedule|decay|annealing))"),
     ("lr_schedule", "linear", r"(?:an? )?linear(?: (?:lr|learning[- ]rate))?(?: (?:schedule|decay))"),
-    ("lr_schedule", "constant", r"(?:an? )?constant (?:lr|learning[- ]rate)(?: schedule)?(?! (?:of |=|<#))"),
+    ("lr_schedule", "constant", r"(?:an? )?constant schedule"),
     ("report_to", "wandb", r"(?:(?:log(?:ging|s)?|report(?:ing)?|mirror(?:ed)?)(?: (?:it|metrics|everything|the))* )?(?:to|with|in|on) (?:wandb|weights (?:and|&) biases)"),
     ("report_to", "tensorboard", r"(?:(?:log(?:ging|s)?|report(?:ing)?|mirror(?:ed)?)(?: (?:it|metrics|everything|the))* )?(?:to|with|in|on) tensorboard"),
     ("report_to", "trackio", r"(?:(?:log(?:ging|s)?|report(?:ing)?|mirror(?:ed)?)(?: (?:it|metrics|everything|the))* )?(?:to|with|in|on) trackio"),
@@ -85,6 +85,8 @@ def read_amounts(reading: Reading) -> None:
 def read_values(reading: Reading) -> None:
     """Numbers, switches and choices. A phrase before its number goes first: "group size 16 steps 300" has two."""
     _asked(reading)
+    for match in reading.find(r"(?:an? )?(?:constant|fixed)(?= (?:peak )?(?:lr|learning[- ]rate))"):
+        reading.claim("lr_schedule", "constant", match.tokens)
     for option, phrase in AROUND:
         _numbers(reading, option, phrase)
     saved = r"(?:(?:save|saving|write|writing|keep|with|and) )*(?:a )?(?:checkpoints?|checkpointing|save|saving) (?:is saved )?every NUM(?: steps?)?(?: (?:to|in|into|under) NAME)?"
@@ -118,14 +120,14 @@ def _own_name(reading: Reading, option: Option) -> None:
     for name in (option.name, *(alias for alias, own in ALIASES.items() if own == option.name)):
         phrase = name.replace("_", "[-_ ]")
         if option.type in ("INT", "NUMBER"):
-            pattern = f"(?:(?:an?|the|peak|random|max|maximum|sampling|constant|fixed) )*{phrase}{_OF} NUM(?: tokens)?"
+            pattern = f"(?:(?:an?|the|peak|random|max|maximum|sampling) )*{phrase}{_OF} NUM(?: tokens)?"
             _numbers(reading, option.name, pattern) if name not in ("steps", "iterations") else None
         elif option.choices:
             choices = "|".join(option.choices)
             for match in reading.find(f"(?:the )?{phrase}{_OF} ({choices})|({choices}) {phrase}"):
                 reading.claim(option.name, match.groups[0] or match.groups[1], match.tokens)
         elif option.type == "true|false":
-            for match in reading.find(rf"{phrase}(?: (?:=|:) true)?"):
+            for match in reading.find(rf"{phrase}(?: (?:=|:) true| (?:turned |switched )?on| enabled)?"):
                 reading.claim(option.name, True, match.tokens)
 
 

@@ -21,7 +21,7 @@ GLUE = frozenset(
     optimize optimise practise practice retrain grpo algorithm method approach technique settings setting
     hyperparameters parameters following job session experiment also so just only simply all each every called named
     located thanks thank hello hi hey ok okay gruppo here now lets let's i'd we'd i'll we'll i'm we're it's while when
-    be value but where keep keeping over upon during through per need needs help go ahead perform performing conduct
+    be value but where against further trains tunes applies improves teaches starts makes keep keeping over upon during through per need needs help go ahead perform performing conduct
     execute carry out goal purpose aim boost enhance increase strengthen sharpen raise begin create produce obtain build
     develop new project process pipeline procedure setup config configuration hugging face huggingface hub which been
     being trying try going plan planning looking kindly stored saved found available provided given contained
@@ -32,8 +32,8 @@ GLUE = frozenset(
 
 VERBS = frozenset(
     """train training trained retrain post-train posttrain post-training fine-tune finetune fine-tuning finetuning tune
-    tuning teach improve optimize optimise practise practice apply applying run running use using make take get give do
-    start starting launch""".split()
+    tuning teach improve optimize optimise practise practice apply applying run running runs use using uses make take get give do
+    start starting launch trains tunes applies improves teaches""".split()
 )
 """One of these, or an algorithm, stands in every sentence that asks for a run."""
 
@@ -181,7 +181,7 @@ def _core(core: str, at: int, exists: Exists) -> Iterator[Token]:
     if bare.endswith("'s") and is_name(bare[:-2], ordinary, exists):
         bare = bare[:-2]
     lower = bare.lower()
-    end = at + len(core)
+    end = at + len(core) - (2 if core.endswith("'s") and not bare.endswith("'s") else 0)
     if lower in ("w/", "w/o"):
         yield Token("word", "with" if lower == "w/" else "without", at, end)
     elif lower in _NUMBER_WORDS:

@@ -51,7 +51,8 @@ def starting_config(task: str, model: str, data: Sequence[str], on: Machine, sch
     }
     if preset:
         values["preset"] = task
-        comments["preset"] = ", ".join(f"{name} {flow(value)}" for name, value in PRESETS[task].values.items())
+        shown_first = list(PRESETS[task].values.items())[:4]
+        comments["preset"] = ", ".join(f"{name} {flow(value)}" for name, value in shown_first) + ", ... (docs/presets.md)"
     if rewards is not None:
         values["rewards"] = list(rewards)
     default = Config.model_fields["steps"].default
@@ -59,7 +60,7 @@ def starting_config(task: str, model: str, data: Sequence[str], on: Machine, sch
     hardware: dict[str, Any] = {"device": on.device}
     comments["device"] = on.name
     for name, (value, why) in fitted(on, preset, {}, size_of(model) if shape is None else shape.parameters).items():
-        hardware[name], comments[name] = value, why
+        hardware[name], comments[name] = value, why if len(why) < 80 else why.partition(": ")[0]
     head = [
         f"# yaml-language-server: $schema={schema}",
         f"# A GRPO run{'' if task == OTHER else f' for {task}'}. Start it, or go on with it: gruppo train {file}",
