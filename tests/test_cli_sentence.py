@@ -41,8 +41,10 @@ def stand_ins(bench: Bench) -> Bench:
 def test_without_a_terminal_the_plan_is_shown_and_nothing_starts(bench: Bench) -> None:
     outcome = bench.gruppo("train", FIRST)
     assert outcome.error.startswith("not started: there is no terminal to say yes at. Run the plan's command line")
-    assert "    model: Qwen/Qwen2.5-0.5B        # assumed: 'Qwen2.5-0.5B' is Qwen/Qwen2.5-0.5B on the hub\n" in outcome.err
-    assert "    rewards: [math]                 # \"a math reasoning model\"\n" in outcome.err
+    assert (
+        "    model: Qwen/Qwen2.5-0.5B        # assumed: 'Qwen2.5-0.5B' is Qwen/Qwen2.5-0.5B on the hub\n" in outcome.err
+    )
+    assert '    rewards: [math]                 # "a math reasoning model"\n' in outcome.err
     assert "The same: gruppo train --model Qwen/Qwen2.5-0.5B --data openai/gsm8k --preset math" in outcome.err
     assert not (bench.folder / "runs").exists()
 
@@ -74,9 +76,7 @@ def test_yes_starts_what_was_all_said(bench: Bench) -> None:
     assert yaml.safe_load((bench.folder / "run" / "config.yaml").read_text())["data"] == ["problems.jsonl"]
 
 
-def test_the_first_sentence_runs_with_stand_ins_after_a_yes(
-    stand_ins: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_sentence_runs_with_stand_ins_after_a_yes(stand_ins: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     types(monkeypatch, "no")
     refused = stand_ins.gruppo("train", FIRST, "--out", "run", *SHORT)
     assert (refused.code, refused.out) == (1, "")

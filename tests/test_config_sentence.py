@@ -15,7 +15,7 @@ from gruppo.config.plan import Plan
 from gruppo.config.reference import options
 from gruppo.config.schema import Config
 from gruppo.config.sentence import is_sentence, read_sentence
-from gruppo.config.sentence_names import DATA_SETS
+from gruppo.config.sentences.names import DATA_SETS
 from gruppo.data.known import KNOWN, look_up
 from gruppo.errors import ConfigError
 
@@ -213,7 +213,25 @@ def test_a_sentence_has_white_space_and_is_no_file(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "\0", "((((", "<n0> <#1> <f2>", "/", "-", "--", "'", '"', "1 2 3", "=", "a/b/c/d", "k", "e", "٣", "𝟛 steps"],
+    [
+        "",
+        " ",
+        "\0",
+        "((((",
+        "<n0> <#1> <f2>",
+        "/",
+        "-",
+        "--",
+        "'",
+        '"',
+        "1 2 3",
+        "=",
+        "a/b/c/d",
+        "k",
+        "e",
+        "٣",
+        "𝟛 steps",
+    ],
 )
 def test_any_text_is_read_or_refused(text: str) -> None:
     for sentence in (text, f"Train {text} on d.jsonl with {text} steps"):

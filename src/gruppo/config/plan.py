@@ -1,7 +1,6 @@
 """What a sentence comes to: values with the words that they are from, assumptions, questions; as YAML, as a command."""
 
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -41,10 +40,14 @@ class Question:
     @property
     def answer_is_a_value(self) -> bool:
         """Whether a value given for `about` answers it; otherwise the sentence has to be put differently."""
-        return self.about in ("partial_at", "scale") or self.about in _KNOWN
+        return self.about in ("partial_at", "scale") or is_option(self.about)
 
 
-_KNOWN = frozenset([*Config.model_fields, *(f"{stage}.{name}" for stage, s in STAGES.items() for name in s.model_fields)])
+def is_option(name: str) -> bool:
+    """Whether this is an option's dotted name."""
+    stage, _, leaf = name.rpartition(".")
+    section = STAGES[stage] if stage in STAGES else Config
+    return leaf in section.model_fields and (not stage or stage in STAGES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,8 @@ class Plan:
             parts += ["Assumed, not said:", aligned(rows, 48)]
         if self.questions:
             parts += ["To be answered first:", *(wrapped(f"  {q.about}: {q.text}", 4) for q in self.questions)]
-        return "\n".join([*parts, f"The same: {self.command}"])
+        head = "The command line, so far" if self.questions else "The same"
+        return "\n".join([*parts, f"{head}: {self.command}"])
 
 
 def shown_value(value: Any) -> str:
@@ -123,8 +127,3 @@ def _origin(slot: Slot) -> str:
     if slot.source == "said":
         return f'"{slot.words}"'
     return "as the flag says" if slot.source == "flag" else f"assumed: {slot.why}"
-
-
-def flags_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags among values given beside a sentence, without the answers that are no options."""
-    return {name: value for name, value in values.items() if name in _KNOWN}

@@ -8,7 +8,7 @@ from gruppo.config.hardware import Machine, fitted
 from gruppo.config.model_shape import read_shape
 from gruppo.config.presets import PRESETS
 from gruppo.config.schema import Config
-from gruppo.config.sentence_names import known_set, size_of
+from gruppo.config.sentences.names import known_set, size_of
 from gruppo.config.yaml_text import flow, lines
 
 OTHER = "other"
@@ -52,7 +52,9 @@ def starting_config(task: str, model: str, data: Sequence[str], on: Machine, sch
     if preset:
         values["preset"] = task
         shown_first = list(PRESETS[task].values.items())[:4]
-        comments["preset"] = ", ".join(f"{name} {flow(value)}" for name, value in shown_first) + ", ... (docs/presets.md)"
+        comments["preset"] = (
+            ", ".join(f"{name} {flow(value)}" for name, value in shown_first) + ", ... (docs/presets.md)"
+        )
     if rewards is not None:
         values["rewards"] = list(rewards)
     default = Config.model_fields["steps"].default

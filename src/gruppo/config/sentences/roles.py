@@ -3,9 +3,9 @@
 from collections.abc import Set
 from dataclasses import dataclass, field
 
-from gruppo.config.sentence_names import Role, looks_like
-from gruppo.config.sentence_reading import Reading
-from gruppo.config.sentence_rules import joined_names
+from gruppo.config.sentences.names import Role, looks_like
+from gruppo.config.sentences.reading import Reading
+from gruppo.config.sentences.cues import joined_names
 
 
 @dataclass(slots=True)
@@ -59,7 +59,7 @@ def _decide(reading: Reading, index: int) -> tuple[Role | None, str]:
     shape, sure = looks_like(name)
     strong = {cue.role for cue in reading.cues if cue.name == index and cue.strong}
     weak = {cue.role for cue in reading.cues if cue.name == index and not cue.strong}
-    what = f"is '{name}' the model or the data? Say \"the model {name}\", or \"the data {name}\""
+    what = f'is \'{name}\' the model or the data? Say "the model {name}", or "the data {name}"'
     if strong & {"eval", "output", "reward model"}:
         special = strong & {"eval", "output", "reward model"}
         return (special.pop(), "") if len(special) == 1 else (None, f"what is '{name}'?")
@@ -81,10 +81,7 @@ def _decide(reading: Reading, index: int) -> tuple[Role | None, str]:
 
 def _eliminate(reading: Reading, roles: Roles) -> None:
     """`Run GRPO on X`, `with X on DATA`: X is the one of model and data that nothing else is."""
-    objects = [index for index in roles.open if f"object {index}" in reading.facts]
-    objects += [
-        index for index in roles.open for data in roles.of("data") if f"with {index} on {data}" in reading.facts
-    ]
+    objects = [index for index in roles.open if index in reading.neutral]
     if len(objects) != 1 or len(roles.open) != 1:
         return
     models, data = roles.of("model"), roles.of("data")

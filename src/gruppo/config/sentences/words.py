@@ -9,7 +9,7 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from typing import Literal
 
-from gruppo.config.sentence_names import FAMILY_WORD, Exists, is_name, spoken_names
+from gruppo.config.sentences.names import FAMILY_WORD, Exists, is_name, spoken_names
 
 Kind = Literal["word", "name", "number", "family", "mark"]
 
@@ -83,8 +83,8 @@ class Words:
         self.line = " ".join(pieces)
 
     def line_without(self, used: Set[int]) -> str:
-        """The line with some words and numbers made unreadable, nothing else moved."""
-        line = list(self.line)
+        """The line, a space behind each token, with some words and numbers made unreadable and nothing moved."""
+        line = [*self.line, " "]
         for index in used:
             start = self._starts[index]
             size = len(_encoded(self.tokens[index], index))
@@ -132,7 +132,9 @@ def _tokens(text: str, exists: Exists) -> Iterator[Token]:
     """Quoted names, names that are spoken and round numbers first, then what stands between white space."""
     whole = [(match.start(), match.end(), match[1] or match[2]) for match in _QUOTED.finditer(text)]
     whole = [part for part in whole if " " in part[2] and re.search(r"[/.]\w", part[2])]
-    whole += [part for part in spoken_names(text) if not any(part[0] < end and start < part[1] for start, end, _ in whole)]
+    whole += [
+        part for part in spoken_names(text) if not any(part[0] < end and start < part[1] for start, end, _ in whole)
+    ]
     found = [Token("name", name, start, end) for start, end, name in whole]
     found += [Token("word", f"rtx{card[1]}", card.start(), card.end()) for card in _CARD.finditer(text)]
     at = 0

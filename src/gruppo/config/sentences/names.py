@@ -29,9 +29,7 @@ DATA_SETS = (
     KnownSet("openai/gsm8k", ("gsm8k",), "openai/gsm8k:main/test"),
     KnownSet("google-research-datasets/mbpp", ("mbpp",), "google-research-datasets/mbpp:full/test"),
     KnownSet("openai/openai_humaneval", ("openai_humaneval", "openai/humaneval", "humaneval"), None),
-    KnownSet(
-        "google-research-datasets/nq_open", ("nq_open",), "google-research-datasets/nq_open:nq_open/validation"
-    ),
+    KnownSet("google-research-datasets/nq_open", ("nq_open",), "google-research-datasets/nq_open:nq_open/validation"),
     KnownSet(
         "DigitalLearningGmbH/MATH-lighteval",
         ("hendrycks/competition_math", "competition_math", "hendrycks/math", "hendrycks_math", "lighteval/math"),
@@ -41,7 +39,9 @@ DATA_SETS = (
 )
 """Those of docs/data.md that people ask for; a test compares them with `gruppo.data.known`."""
 
-_BY_NAME: Mapping[str, KnownSet] = {name: known for known in DATA_SETS for name in (known.hub_name.lower(), *known.also)}
+_BY_NAME: Mapping[str, KnownSet] = {
+    name: known for known in DATA_SETS for name in (known.hub_name.lower(), *known.also)
+}
 
 
 def known_set(source: str) -> KnownSet | None:
@@ -86,7 +86,9 @@ _DATA_PARTS = frozenset(
     "data dataset datasets problem problems puzzle puzzles question questions train test validation eval tasks task "
     "examples exercises corpus prompts benchmark bench qa".split()
 )
-_MODEL_PARTS = frozenset("model models checkpoint checkpoints instruct base chat sft adapter lora finetuned llm".split())
+_MODEL_PARTS = frozenset(
+    "model models checkpoint checkpoints instruct base chat sft adapter lora finetuned llm".split()
+)
 _PARTS = re.compile(r"[a-z]+|[0-9]+")
 
 
