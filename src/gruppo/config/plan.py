@@ -46,7 +46,7 @@ class Question:
 def is_option(name: str) -> bool:
     """Whether this is an option's dotted name."""
     stage, _, leaf = name.rpartition(".")
-    section = STAGES[stage] if stage in STAGES else Config
+    section = STAGES.get(stage, Config)
     return leaf in section.model_fields and (not stage or stage in STAGES)
 
 
@@ -93,7 +93,8 @@ class Plan:
         words = ["gruppo", "train"]
         for slot in self.slots:
             words.append("--" + slot.option.replace("_", "-"))
-            items = cast(list[Any], slot.value if isinstance(slot.value, list) else [slot.value])
+            value = slot.value
+            items = cast(list[Any], value if isinstance(value, list) else [value])
             words += [flow(item) if isinstance(item, dict) else shown(item) for item in items]
         return shlex.join(words)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 _PLAIN = re.compile(r"[A-Za-z_~./][\w./~@+-]*(?::[\w./=-]+)?")
-_WORDS = frozenset("true false yes no on off null y n ~".split())
+_WORDS = frozenset({"true", "false", "yes", "no", "on", "off", "null", "y", "n", "~"})
 _LONGEST = 30
 """Columns before the comments at the most; a longer line has its comment right behind it."""
 

@@ -36,7 +36,8 @@ _HELD = "held~out"
 
 OUTPUT = (
     "(and | also | then | finally)* (save | saving | write | writing | store | storing | put | putting | output) "
-    "(it | the | run | model | results? | everything | output | to | in | into | under | at | folder | directory)* NAME",
+    "(it | the | run | model | results? | everything | output | to | in | into | under | at | folder | "
+    "directory)* NAME",
     "(output~dir | output~directory | output~folder) (= | : | is | to | at)* NAME",
     "(with)? (the)? (output | results? | run) (goes | should | going | go | be | saved)* (in | at | to | into | under) "
     "NAME",
@@ -53,7 +54,8 @@ EVALUATION = (
 NOUNS: tuple[tuple[Role, str], ...] = (
     ("model", f"{_THE} ((base)? model | base) (= | : | is)+ NAME"),
     ("data", f"{_THE} (data~set | training data | data) (= | : | is)+ NAME"),
-    ("data", f"((to)? (solve | answer | do | handle | work on) (the)?)? {_ROWS} (from | in | of) {_THE} ({_DATA})? NAME"),
+    ("data", f"((to)? (solve | answer | do | handle | work on) (the)?)? {_ROWS} (from | in | of) {_THE} "
+             f"({_DATA})? NAME"),
     ("data", "(the)? (train | training) (split | set | part | half | portion) (of | from | in) NAME"),
     ("model", f"(based | building | built) (on | upon | off) {_THE_MODEL} NAME"),
     ("model", "on top of NAME"),
@@ -92,7 +94,10 @@ def _prepositions(reading: Reading) -> None:
         reading.cue(match.first, "model")
     for match in reading.find("from NAME", keep=True):
         reading.cue(match.first, "model", strong=False)
-    objects = f"(run | apply | do | use | start | launch | running | applying | try | trying) (the)? {_ALGORITHM} (on | to) NAME"
+    objects = (
+        "(run | apply | do | use | start | launch | running | applying | try | trying) (the)? "
+        f"{_ALGORITHM} (on | to) NAME"
+    )
     for match in reading.find(objects, "with NAME on &(NAME)", keep=True):
         reading.neutral.add(int(match.first or 0))
     for match in reading.find("(on | over | against) NAME", keep=True):
@@ -103,16 +108,18 @@ def _prepositions(reading: Reading) -> None:
 def joined_names(reading: Reading) -> list[tuple[int, int]]:
     """Pairs of names with "and", a comma or the like between them."""
     joint = r"(, | and | & | \+ | plus | or | then | as well as | together with | along with)+"
-    pairs: list[tuple[int, int]] = []
-    for match in reading.find(f"NAME {joint} (on | the | also | then)* NAME", keep=True):
-        pairs.append((int(match.groups[0] or 0), int(match.groups[1] or 0)))
+    pattern = f"NAME {joint} (on | the | also | then)* NAME"
+    pairs = [match.groups for match in reading.find(pattern, keep=True)]
     reading.pass_over("(plus | as well as | together with | along with | both)")
-    return pairs
+    return [(int(first or 0), int(second or 0)) for first, second in pairs]
 
 
 def _test_split(reading: Reading) -> None:
     """`evaluate on the test split`: of the data set named, or of the one trained on."""
-    split = f"(the | its | their)? ({_HELD} | official)? (test~split | test~set | test~part | test~data | test~problems | test~questions)"
+    split = (
+        f"(the | its | their)? ({_HELD} | official)? "
+        "(test~split | test~set | test~part | test~data | test~problems | test~questions)"
+    )
     of = "((of | from) (NAME | it | the data | the same data))?"
     for match in reading.find(f"{_LEAD} {_EVALUATE} {_WHEN} (on | with | using | against | over) {split} !(NAME) {of}"):
         reading.facts["evaluation"] = match.tokens
@@ -133,12 +140,16 @@ def _samples(reading: Reading) -> None:
     """How many samples the evaluation takes, and that there is to be one."""
     each = "((per | for each | an? | each) (problem | question | prompt)?)?"
     patterns = (
-        f"(with | using | draw | drawing | and)* NUM samples {each} (in | for | during | at) (the)? (evaluation | eval)",
+        f"(with | using | draw | drawing | and)* NUM samples {each} (in | for | during | at) (the)? (evaluation "
+        f"| eval)",
         f"{_LEAD} (evaluated? | evaluating | evaluation) (with | using | of | at | from | and)* NUM samples {each}",
     )
     for match in reading.find(*patterns):
         reading.claim("eval.samples", reading.number(match.first), match.tokens)
         reading.facts.setdefault("evaluation", match.tokens)
-    when = "(it | the model | the result | afterwards | after training | after | before | and | then | both | training | at the end)*"
+    when = (
+        "(it | the model | the result | afterwards | after training | after | before | and | then | both | training | "
+        "at the end)*"
+    )
     for match in reading.find(f"{_LEAD} (evaluated? | evaluating) {when}"):
         reading.facts.setdefault("evaluation", match.tokens)

@@ -127,13 +127,11 @@ class Draft:
         return range(at, next(ends, len(tokens)))
 
     def _names(self) -> None:
-        known = "model" in self._flags and "data" in self._flags
-        values = {
-            str(item) for value in self._flags.values() for item in (value if isinstance(value, list) else [value])
-        }
-        for index, text in self._roles.open.items():
+        settled = "model" in self._flags and "data" in self._flags
+        for index in sorted(self._roles.open):
             name = self._words.tokens[index].text
-            if not known and name not in values:
+            if not settled and name not in self._flag_texts():
+                text = f'is \'{name}\' the model or the data? Say "the model {name}", or "the data {name}"'
                 self._ask(name, text, [index])
         self._model()
         self._data()
@@ -143,6 +141,13 @@ class Draft:
                 self._ask(option, f"{quoted(found)}: which of them?", names)
             elif names:
                 self._say(option, found[0], range(names[0], names[0] + 1))
+
+    def _flag_texts(self) -> set[str]:
+        """The values of flags, each item of a list by itself."""
+        texts: set[str] = set()
+        for value in self._flags.values():
+            texts |= set(map(str, cast(list[Any], value))) if isinstance(value, list) else {str(value)}
+        return texts
 
     def _model(self) -> None:
         names = self._roles.of("model")
@@ -247,15 +252,14 @@ class Draft:
             self._say("rewards", [implied.pop()], tasks[0].tokens)
         elif correct is not None and "rewards" not in self._slots:
             said = self._words.text(correct).strip(" ,:;.")
-            self._notes.append(
-                f'"{said}": every built-in reward gives 1 for right and 0 for wrong; the form of the data says which it is'
-            )
+            note = f'"{said}": built-in rewards give 1 for right and 0 for wrong; the form of the data says which it is'
+            self._notes.append(note)
 
     def _with_answer(self, reward: Any) -> Any:
         """A reward with what was answered to the question about partial answers."""
         if isinstance(reward, dict) and "partial_at" in self._given:
             return {**cast(dict[str, Any], reward), "partial_at": self._given["partial_at"]}
-        return reward
+        return cast(Any, reward)
 
     def _evaluation(self) -> None:
         """Held-out problems: those named, or the test split of a known data set."""

@@ -1,7 +1,7 @@
 """Names in a sentence: which words are names, and whether a name looks like a model, a data set or a function.
 
-What is sure is sure by its form: a `.jsonl` is no model, and `Qwen2.5-0.5B` no data. What is likely ("my-org/sums-test")
-gives way to what the sentence says of it.
+What is sure is sure by its form: a `.jsonl` is no model, and `Qwen2.5-0.5B` no data. What is likely
+("my-org/sums-test") gives way to what the sentence says of it.
 """
 
 import re
@@ -12,6 +12,11 @@ from typing import Literal
 Role = Literal["model", "data", "eval", "output", "reward", "reward model"]
 Exists = Callable[[str], bool]
 """Whether a file or folder of this name is at hand."""
+
+
+def bag(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +87,11 @@ _BARE_MODEL = re.compile(r"[A-Za-z][\w.]*(?:-[\w.]+)*-\d+(?:\.\d+)?[bBmM](?:-[\w
 _FILE = re.compile(r".+\.(?:jsonl|json|parquet|csv|tsv)", re.IGNORECASE)
 _FUNCTION = re.compile(r"[\w./~-]+\.py:\w+|[A-Za-z_]\w*(?:\.\w+)+:\w+")
 _NAME = re.compile(r"[~.]{0,2}/?[\w.+@-]+(?:/[\w.+@-]+)*/?(?::[\w.-]+(?:/[\w.-]+)*)?", re.ASCII)
-_DATA_PARTS = frozenset(
+_DATA_PARTS = bag(
     "data dataset datasets problem problems puzzle puzzles question questions train test validation eval tasks task "
-    "examples exercises corpus prompts benchmark bench qa".split()
+    "examples exercises corpus prompts benchmark bench qa"
 )
-_MODEL_PARTS = frozenset(
-    "model models checkpoint checkpoints instruct base chat sft adapter lora finetuned llm".split()
-)
+_MODEL_PARTS = bag("model models checkpoint checkpoints instruct base chat sft adapter lora finetuned llm")
 _PARTS = re.compile(r"[a-z]+|[0-9]+")
 
 
@@ -162,9 +165,10 @@ _MATH_SET = re.compile(r"\bMATH(?= (?:data ?-?set|benchmark|corpus))")
 
 
 def spoken_names(text: str) -> list[tuple[int, int, str]]:
-    """Models, and one data set, whose names are spoken as words, such as "Qwen 2.5 0.5B": start, end, and the name as it is written.
+    """Models, and one data set, whose names are spoken as words, such as "Qwen 2.5 0.5B".
 
-    A family that is nothing without its version ("Qwen 7B") is none.
+    Of each its start, its end, and the name as it is written. A family that is nothing without its version ("Qwen 7B")
+    is none.
     """
     found = [(match.start(), match.end(), "hendrycks/math") for match in _MATH_SET.finditer(text)]
     for match in _SPOKEN.finditer(text):

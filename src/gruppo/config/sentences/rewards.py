@@ -7,13 +7,17 @@ from gruppo.config.sentences.names import is_function
 from gruppo.config.sentences.reading import Reading
 
 _CHECK = (
-    "(verify | verified | verifying | verification | checks? | checked | checking | test | tested | testing | graded? | "
-    "grading | scored? | scores | scoring | judged? | judging | measured? | measuring | rewards? | rewarded | rewarding | "
+    "(verify | verified | verifying | verification | checks? | checked | checking | test | tested | testing | "
+    "graded? | "
+    "grading | scored? | scores | scoring | judged? | judging | measured? | measuring | rewards? | rewarded | "
+    "rewarding | "
     "assess | assessed | assessing | validated? | validating | compared? | comparing | evaluated? | evaluating)"
 )
 _OBJECT = (
-    "(correctness | answers? | solutions? | programs? | code | completions? | responses? | outputs? | results? | model's | "
-    "generated | the | its | their | them | it | each | every | of | final | correct | right | that | whether | is | are "
+    "(correctness | answers? | solutions? | programs? | code | completions? | responses? | outputs? | results? "
+    "| model's | "
+    "generated | the | its | their | them | it | each | every | of | final | correct | right | that | whether | "
+    "is | are "
     "| be | should | will | must | all | for | only)"
 )
 _VERIFY = f"{_OBJECT}* {_CHECK} {_OBJECT}*"
@@ -25,18 +29,23 @@ _TESTS = (
     "(test~cases? | test~suites? | unit-tests? | tests?)"
 )
 _HOW = (
-    "(by | with | using | via | through | against | that | which | if | when | they | it | on | whether | programs | code "
-    "| solutions | and | how | many | share | the | of | an?)*"
+    "(by | with | using | via | through | against | that | which | if | when | they | it | on | whether | "
+    "programs | code | solutions | and | how | many | share | the | of | an?)*"
 )
 _WHAT = "(generated | model's | its | each | programs? | code | solutions? | it | them | against | on | the)*"
-_TO_SCORE = "((to | and) (compute | get | give | determine | assign | score | set) (the | an? | as)* (rewards? | scores? | answers?)?)?"
+_TO_SCORE = (
+    "((to | and) (compute | get | give | determine | assign | score | set) (the | an? | as)* "
+    "(rewards? | scores? | answers?)?)?"
+)
 _EQUAL = "(verification | verifier | checking | checker | equivalence)"
 
 BUILT_IN: tuple[tuple[Any, str], ...] = (
     ("code", f"({_VERIFY})? {_HOW} {_RUN} {_WHAT} {_TESTS} {_TO_SCORE}"),
-    ("code", "(the | score | rewards? | is | = | should | be | by | with | pay | for)* (fraction | share | number | percentage | "
+    ("code", "(the | score | rewards? | is | = | should | be | by | with | pay | for)* (fraction | share | "
+             "number | percentage | "
              f"proportion) of {_TESTS} (passed | that pass | that are passed | it passes | passing)"),
-    ("code", f"{_VERIFY} {_HOW} (executing | running) (the | generated | model's | its)* (code | programs? | solutions?)"),
+    ("code", f"{_VERIFY} {_HOW} (executing | running) (the | generated | model's | its)* (code | programs? | "
+             f"solutions?)"),
     ("code", f"{_VERIFY} (by | with | using | via | through | against) {_TESTS}"),
     ("code", "(with | using | by | use | via | from)? (the | their)? (unit tests? | unit-tests? | test cases) "
              "((as | for) (the)? rewards?)?"),
@@ -49,9 +58,11 @@ BUILT_IN: tuple[tuple[Any, str], ...] = (
 """What the words about checking come to."""
 
 CORRECT = (
-    f"{_OBJECT}* {_CHECK} {_OBJECT}+ ((with | to | against | by | using) (the)? (reference | gold | known | true | expected) "
+    f"{_OBJECT}* {_CHECK} {_OBJECT}+ ((with | to | against | by | using) (the)? (reference | gold | known | "
+    f"true | expected) "
     "(answers? | solutions? | ones?)?)?",
-    "(with | using | use | by | the | final)* (correctness | accuracy | answer) (as | is | for) (the | an? | only)* rewards? (signal)?",
+    "(with | using | use | by | the | final)* (correctness | accuracy | answer) (as | is | for) (the | an? | "
+    "only)* rewards? (signal)?",
     "(with | using | an? | the)* (verifiable | correctness | accuracy | outcome | rule-based) (based)? rewards?",
 )
 """What every built-in reward does: right answers are paid for."""
@@ -114,8 +125,10 @@ def _named(reading: Reading) -> None:
     """`the math reward`, `rewards: math and repetition`."""
     more = f"((and | ,)+ (an? | the)? <{_ANY}>)?"
     patterns = (
-        f"(with | using | use | by | an? | the | and | verifiable)* <{_ANY}> {more} {more} (verifiable)? (rewards? | penalty) (function)?",
-        f"(the | with | using | use)* rewards? (functions? | is | are | = | : | by | with | be | called)* <{_ANY}> {more} {more} (reward)?",
+        f"(with | using | use | by | an? | the | and | verifiable)* <{_ANY}> {more} {more} (verifiable)? "
+        f"(rewards? | penalty) (function)?",
+        f"(the | with | using | use)* rewards? (functions? | is | are | = | : | by | with | be | called)* "
+        f"<{_ANY}> {more} {more} (reward)?",
     )
     for match in reading.find(*patterns):
         for name in filter(None, match.groups):
@@ -139,16 +152,20 @@ _F1 = (
 LEVELS = (("partial", _PARTIAL), ("wrong", _WRONG), ("right", _RIGHT))
 """In this order, since a partially correct answer is no correct one."""
 LEVEL_FORMS = (
-    r"(an? | the | and | model | policy | it | gets? | receives? | earns? | gives? | giving | pay | rewards? | of | is | : | "
+    r"(an? | the | and | model | policy | it | gets? | receives? | earns? | gives? | giving | pay | rewards? | "
+    r"of | is | : | "
     r"custom | function | use | using | with | be | score | full | points? | marks? | \()* NUM (\))? (points?)? "
-    "(for | if | when | to | reward | on)? (an? | the | any | model's | final | answers? | completions? | is | are | it | it's | its "
+    "(for | if | when | to | reward | on)? (an? | the | any | model's | final | answers? | completions? | is | "
+    "are | it | it's | its "
     f"| they | every | each)* {{}} {_NOUN}",
-    f"(and | rewards? | : | the | answers?)* {{}} {_NOUN} (gets? | scores? | earns? | is | are | = | : | receives? | worth)* NUM "
+    f"(and | rewards? | : | the | answers?)* {{}} {_NOUN} (gets? | scores? | earns? | is | are | = | : | "
+    f"receives? | worth)* NUM "
     "(points?)?",
 )
 """`+1 for correct`, and `correct: +1`."""
 LEVEL_LIST = (
-    f"(rewards? | of | is | : | with | are | use | using)* NUM {_AND} NUM {_AND} NUM (for | if | to) {_RIGHT} {_NOUN} {_AND} "
+    f"(rewards? | of | is | : | with | are | use | using)* NUM {_AND} NUM {_AND} NUM (for | if | to) {_RIGHT} "
+    f"{_NOUN} {_AND} "
     f"{_PARTIAL} {_NOUN} {_AND} {_WRONG} {_NOUN}"
 )
 """`1/0.5/0 for correct/partial/wrong`."""

@@ -3,9 +3,11 @@
 from collections.abc import Set
 from dataclasses import dataclass, field
 
+from gruppo.config.sentences.cues import joined_names
 from gruppo.config.sentences.names import Role, looks_like
 from gruppo.config.sentences.reading import Reading
-from gruppo.config.sentences.cues import joined_names
+
+_SPECIAL: frozenset[Role] = frozenset({"eval", "output", "reward model"})
 
 
 @dataclass(slots=True)
@@ -13,8 +15,8 @@ class Roles:
     """The names by what they are, and those that are open."""
 
     found: dict[int, Role] = field(default_factory=dict[int, Role])
-    open: dict[int, str] = field(default_factory=dict[int, str])
-    """What has to be asked of a name."""
+    open: set[int] = field(default_factory=set[int])
+    """Names of which it has to be asked what they are."""
     by_elimination: set[int] = field(default_factory=set[int])
 
     def of(self, role: Role) -> list[int]:
@@ -25,7 +27,7 @@ class Roles:
         """The same, but for some names."""
         return Roles(
             {index: role for index, role in self.found.items() if index not in tokens},
-            {index: text for index, text in self.open.items() if index not in tokens},
+            self.open - tokens,
             self.by_elimination - tokens,
         )
 
@@ -40,43 +42,36 @@ def assign(reading: Reading) -> Roles:
     for index in reading.words.names():
         if f"cited {index}" in reading.facts:
             continue
-        role, text = _decide(reading, index)
-        if role is not None:
+        role = _decide(reading, index)
+        if role is None:
+            roles.open.add(index)
+        else:
             roles.found[index] = role
-        elif text:
-            roles.open[index] = text
     for first, second in joined_names(reading):
         if first in roles.found and second not in roles.found and looks_like(_text(reading, second))[0] is None:
             roles.found[second] = roles.found[first]
-            roles.open.pop(second, None)
+            roles.open.discard(second)
     _eliminate(reading, roles)
     return roles
 
 
-def _decide(reading: Reading, index: int) -> tuple[Role | None, str]:
-    """A name's role, or what to ask."""
-    name = _text(reading, index)
-    shape, sure = looks_like(name)
-    strong = {cue.role for cue in reading.cues if cue.name == index and cue.strong}
-    weak = {cue.role for cue in reading.cues if cue.name == index and not cue.strong}
-    what = f'is \'{name}\' the model or the data? Say "the model {name}", or "the data {name}"'
-    if strong & {"eval", "output", "reward model"}:
-        special = strong & {"eval", "output", "reward model"}
-        return (special.pop(), "") if len(special) == 1 else (None, f"what is '{name}'?")
+def _decide(reading: Reading, index: int) -> Role | None:
+    """What a name is; None: it has to be asked."""
+    shape, sure = looks_like(_text(reading, index))
+    strong: set[Role] = {cue.role for cue in reading.cues if cue.name == index and cue.strong}
+    weak: set[Role] = {cue.role for cue in reading.cues if cue.name == index and not cue.strong}
+    # An evaluation's data, a place to write to and a reward model have words around them that nothing else has.
+    said = strong & _SPECIAL or strong
     if shape == "reward":
-        return shape, ""
-    if len(strong) > 1:
-        return None, what
-    if strong:
-        (said,) = strong
-        return (None, what) if sure and shape != said else (said, "")
-    if sure:
-        return shape, ""
-    if len(weak) > 1 or (weak and shape is not None and shape not in weak):
-        return None, what
-    if weak:
-        return weak.pop(), ""
-    return shape, "" if shape else what
+        return shape
+    if said:
+        (role, *more) = said
+        contradicted = sure and shape != role and role not in _SPECIAL
+        return None if more or contradicted else role
+    if sure or not weak:
+        return shape
+    agreed = len(weak) == 1 and shape in (None, *weak)
+    return weak.pop() if agreed else None
 
 
 def _eliminate(reading: Reading, roles: Roles) -> None:

@@ -16,13 +16,15 @@ TASKS: tuple[tuple[str, str], ...] = (
     ("qa", "(q&a | qa | trivia)"),
     (
         "math",
-        "(grade~school)? ((math | maths | mathematics | mathematical | arithmetic) (reasoning | problem~solving | word)? "
+        "(grade~school)? ((math | maths | mathematics | mathematical | arithmetic) (reasoning | problem~solving "
+        "| word)? "
         "| math-reasoning | math-word)",
     ),
     ("code", "(python)? (code~generation | code~reasoning | code | coding | programming)"),
 )
 _BEFORE = (
-    "(an? | the | better | good | get | become | is | be | at | in | for | to | on | how | solve | solving | do | doing "
+    "(an? | the | better | good | get | become | is | be | at | in | for | to | on | how | solve | solving | do "
+    "| doing "
     "| write | writing | reasoning | of | with | strong | improve | capable | that | can | solves | writes | it | "
     "purpose | factual)*"
 )
@@ -57,10 +59,11 @@ def read_tasks(reading: Reading) -> None:
     )
     for match in reading.find(*patterns):
         spelled = match.first or ""
-        reading.claim("preset", _SPELLED[spelled] if spelled in _SPELLED else spelled, match.tokens)
+        reading.claim("preset", _SPELLED.get(spelled, spelled), match.tokens)
     algorithm = (
         r"group relative policy optimi[sz]ation (\( grpo \))?",
-        r"(with | using | by | via)? (reinforcement learning | rl | rlvr) (training | run | fine-tuning)? (\( grpo \))?",
+        r"(with | using | by | via)? (reinforcement learning | rl | rlvr) (training | run | fine-tuning)? (\( "
+        r"grpo \))?",
         "(grpo-train | grpo-tune | grpo-training | grpo-tuning)",
         "(the)? grpo (algorithm | method | training | run | style)?",
     )
@@ -122,7 +125,8 @@ _MEMORY = r"((\()? (with | of | which | that | has)* NUM (gb | gib) (of | vram |
 def read_hardware(reading: Reading) -> None:
     """The device, and the GPU by name or memory."""
     lead = (
-        "(on | using | with | use | run | it | in | for | has | my | the | an? | single | nvidia | tesla | i | have | we "
+        "(on | using | with | use | run | it | in | for | has | my | the | an? | single | nvidia | tesla | i | "
+        "have | we "
         "| machine)*"
     )
     for match in reading.find(f"{lead} (NUM (x)?)? (NUM gb)? <{_GPU}> {_MEMORY} (gpus?)?"):

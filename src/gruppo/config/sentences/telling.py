@@ -4,13 +4,14 @@ import difflib
 from typing import Any
 
 from gruppo.config.reference import options
+from gruppo.config.sentences.names import bag
 from gruppo.config.sentences.words import GLUE, VERBS, Words
 
 _MEANT = sorted(
     {word for word in GLUE | VERBS if len(word) > 3}
-    | frozenset(
+    | bag(
         """math reasoning model steps completions learning rate group size problems questions temperature prompts based
-        coding evaluate reward correct function iterations dataset""".split()  # noqa: SIM905
+        coding evaluate reward correct function iterations dataset"""
     )
 )
 """What a mistyped word may have been."""

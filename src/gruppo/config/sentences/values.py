@@ -23,7 +23,8 @@ _STEPS = "(training | optimi[sz]er | grpo | update | gradient)? (steps? | iterat
 BEFORE: tuple[tuple[str, str], ...] = (
     ("lora_alpha", "(lora)? alpha"),
     ("learning_rate", "(peak)? (learning~rate | lr | step size)"),
-    ("beta", "(kl | kl-divergence) (divergence | penalty | coefficient | coef | weight | term | loss)* (with (weight | coefficient))?"),
+    ("beta", "(kl | kl-divergence) (divergence | penalty | coefficient | coef | weight | term | loss)* (with "
+             "(weight | coefficient))?"),
     ("max_grad_norm", "(gradient | grad | gradient~norm) (clip | clipping | norm)"),
     ("epsilon", "(ppo)? (clip | clipping) (range | ratio | epsilon | parameter)?"),
     ("temperature", "(sampling | rollout)? (temperature | temp)"),
@@ -66,7 +67,8 @@ AROUND: tuple[tuple[str, str], ...] = (
     ("lora_rank", "(NUM rank lora | lora NUM | r = NUM)"),
     (
         "prompts_per_step",
-        "(each | every | per | an?) (training)? step (should | will | uses? | has | have | takes? | with | sees | of | to)* "
+        "(each | every | per | an?) (training)? step (should | will | uses? | has | have | takes? | with | sees "
+        "| of | to)* "
         "NUM (prompts | problems | questions)",
     ),
 )
@@ -149,7 +151,8 @@ def _own_name(reading: Reading, option: Option) -> None:
 def _checkpoints(reading: Reading) -> None:
     """`save a checkpoint every 20 steps to X`."""
     saved = (
-        "(save | saving | write | writing | keep | with | and)* (an?)? (checkpoints? | checkpointing | save | saving) (is saved)? "
+        "(save | saving | write | writing | keep | with | and)* (an?)? (checkpoints? | checkpointing | save | "
+        "saving) (is saved)? "
         "every NUM (steps?)? ((to | in | into | under) NAME)?"
     )
     for match in reading.find(saved):

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from typing import Literal
 
-from gruppo.config.sentences.names import FAMILY_WORD, Exists, is_name, spoken_names
+from gruppo.config.sentences.names import FAMILY_WORD, Exists, bag, is_name, spoken_names
 
 Kind = Literal["word", "name", "number", "family", "mark"]
 
-GLUE = frozenset(
+GLUE = bag(
     """a an the this that these those my our your its it i we you me us them they to of for and with using via by on in
     at from into as is are be am was were will would can could should shall may let please want wants need wish use
     used uses run runs running do does doing done make made take get give set have has start starts starting launch
@@ -21,35 +21,39 @@ GLUE = frozenset(
     optimize optimise practise practice retrain grpo algorithm method approach technique settings setting
     hyperparameters parameters following job session experiment also so just only simply all each every called named
     located thanks thank hello hi hey ok okay gruppo here now lets let's i'd we'd i'll we'll i'm we're it's while when
-    be value but where against further trains tunes applies improves teaches starts makes keep keeping over upon during through per need needs help go ahead perform performing conduct
-    execute carry out goal purpose aim boost enhance increase strengthen sharpen raise begin create produce obtain build
-    develop new project process pipeline procedure setup config configuration hugging face huggingface hub which been
-    being trying try going plan planning looking kindly stored saved found available provided given contained
-    post-training file folder directory path together model's hyperparameter
-    configured sampled whose""".split()
+    value but where against further trains tunes applies improves teaches makes keep keeping over upon during through
+    per needs help go ahead perform performing conduct execute carry out goal purpose aim boost enhance increase
+    strengthen sharpen raise begin create produce obtain build develop new project process pipeline procedure setup
+    config configuration hugging face huggingface hub which been being trying try going plan planning looking kindly
+    stored saved found available provided given contained post-training file folder directory path together model's
+    hyperparameter configured sampled whose"""
 )
 """Words that may be left over: none of them changes what is asked for."""
 
-VERBS = frozenset(
+VERBS = bag(
     """train training trained retrain post-train posttrain post-training fine-tune finetune fine-tuning finetuning tune
-    tuning teach improve optimize optimise practise practice apply applying run running runs use using uses make take get give do
-    start starting launch trains tunes applies improves teaches""".split()
+    tuning teach improve optimize optimise practise practice apply applying run running runs use using uses make take
+    get give do start starting launch trains tunes applies improves teaches"""
 )
 """One of these, or an algorithm, stands in every sentence that asks for a run."""
 
-NEGATIONS = frozenset(
+NEGATIONS = bag(
     """not no never without except excluding exclude avoid skip neither nor disable disabled don't dont doesn't won't
-    shouldn't isn't can't cannot instead rather nothing none off""".split()
+    shouldn't isn't can't cannot instead rather nothing none off"""
 )
 """What turns a meaning round; nothing is guessed beside one."""
 
-EXCEPT = frozenset("all every each any everything anything everyone".split())
+EXCEPT = bag("all every each any everything anything everyone")
 """Before "but", what makes a negation of it."""
 
-_NUMBER_WORDS = {
-    word: str(value)
-    for value, word in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())
-} | {"sixteen": "16", "twenty": "20", "thirty-two": "32", "fifty": "50", "sixty-four": "64"}
+_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_NUMBER_WORDS = {word: str(value) for value, word in enumerate(_DIGITS)} | {
+    "sixteen": "16",
+    "twenty": "20",
+    "thirty-two": "32",
+    "fifty": "50",
+    "sixty-four": "64",
+}
 _NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:e[+-]?\d+)?k?", re.IGNORECASE)
 _UNIT = re.compile(r"([+-]?\d+(?:\.\d+)?)-?([a-z][a-z-]*)", re.IGNORECASE)
 _COUNTED = re.compile(r"([a-z]{2,})-(\d+)", re.IGNORECASE)
@@ -150,7 +154,7 @@ def _round_numbers(text: str) -> Iterator[Token]:
     """`two hundred`, `a thousand`."""
     for match in re.finditer(r"\b(an?|\d+|[a-z]+) (hundred|thousand)\b(?! and)", text, re.IGNORECASE):
         first = match[1].lower()
-        count = "1" if first in ("a", "an") else _NUMBER_WORDS[first] if first in _NUMBER_WORDS else first
+        count = "1" if first in ("a", "an") else _NUMBER_WORDS.get(first, first)
         if count.isdigit():
             value = int(count) * (100 if match[2].lower() == "hundred" else 1000)
             yield Token("number", str(value), match.start(), match.end())
@@ -209,12 +213,12 @@ def _core(core: str, at: int, exists: Exists) -> Iterator[Token]:
         yield Token("word", lower, at, end)
 
 
-_WHOLE = frozenset("4-bit 8-bit 4bit 8bit deepseek-r1 a100-40 a100-80 float-32 bfloat-16 fp-16 f1 top-1".split())
+_WHOLE = bag("4-bit 8-bit 4bit 8bit deepseek-r1 a100-40 a100-80 float-32 bfloat-16 fp-16 f1 top-1")
 """Words with a number in them that stay whole."""
-_ORDINARY = frozenset(
+_ORDINARY = bag(
     """and or with without correct right wrong incorrect partial partially partly true false math maths code coding
     logic qa format before after input output prompt prompts completion completions question questions answer answers
-    problem problems step steps epoch batch group yes no h s""".split()
+    problem problems step steps epoch batch group yes no h s"""
 )
 """Words that come in pairs: `correct/wrong`, `and/or`, `16/prompt`."""
 
