@@ -89,9 +89,8 @@ def test_a_plan_is_its_yaml_and_its_command_line(case: Case, tmp_path: Path) -> 
 
 
 def test_the_same_sentence_gives_the_same_plan() -> None:
-    for case in EVERY:
-        if "refuse" not in case:
-            assert read(case) == read(case)
+    for case in PLANNED[:20]:
+        assert read(case) == read(case)
 
 
 # ---- the three of the first page

@@ -45,7 +45,7 @@ OUTPUT = (
 EVALUATION = (
     f"{_LEAD} {_EVALUATE} {_WHEN} (on | with | using | against | over | from | = | :) "
     f"(the | an? | some | its | {_HELD} | unseen | evaluation | eval | validation | test | separate)* "
-    f"(({_DATA} | set | split) (from | in | of | at)?)? NAME",
+    f"(({_DATA} | set | split) (from | in | of | at)?)? NAME (both)? (before and after (training)?)?",
     f"(with | using | and)* NAME (is)? (as | for | {_HELD} for | {_HELD} as | reserved for | kept for) {_THE} "
     f"({_HELD})? (evaluation | eval | testing | validation | test) (set | data | problems | split)?",
     f"{_LEAD} {_THE} ({_HELD} | evaluation | eval | validation | test) (set | data | problems | questions | split)+ "
