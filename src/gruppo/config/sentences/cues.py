@@ -66,7 +66,7 @@ NOUNS: tuple[tuple[Role, str], ...] = (
     ("data", f"NAME for {_THE} training"),
     ("model", f"{_THE} {_MODEL} {_CALLED} NAME"),
     ("model", f"NAME {_MODEL}"),
-    ("data", f"{_THE} {_DATA} {_CALLED} NAME"),
+    ("data", f"(over)? {_THE} {_DATA} {_CALLED} NAME"),
     ("data", f"NAME {_DATA}"),
 )  # fmt: skip
 """What a noun beside a name says; the first that fits uses the noun up."""

@@ -57,10 +57,10 @@ BUILT_IN: tuple[tuple[Any, str], ...] = (
 )  # fmt: skip
 """What the words about checking come to."""
 
+_RESULT = "(correctness | answers? | solutions? | completions? | responses? | outputs? | results?)"
 CORRECT = (
-    f"{_OBJECT}* {_CHECK} {_OBJECT}+ ((with | to | against | by | using) (the)? (reference | gold | known | "
-    f"true | expected) "
-    "(answers? | solutions? | ones?)?)?",
+    f"{_OBJECT}* {_CHECK} {_OBJECT}* {_RESULT} {_OBJECT}* ((with | to | against | by | using) (the)? "
+    "(reference | gold | known | true | expected) (answers? | solutions? | ones?)?)?",
     "(with | using | use | by | the | final)* (correctness | accuracy | answer) (as | is | for) (the | an? | "
     "only)* rewards? (signal)?",
     "(with | using | an? | the)* (verifiable | correctness | accuracy | outcome | rule-based) (based)? rewards?",
@@ -91,8 +91,9 @@ def read_rewards(reading: Reading) -> None:
         if not reading.values("rewards") and "levels" not in reading.facts:
             text = "which function is the reward? Write my_rewards.py:function, and --rewards my_rewards.py:function"
             reading.ask("rewards", text, match.tokens)
-    # The noun alone: what it is about has been read, or is left over.
-    reading.pass_over("(the)? rewards? (is | are | be | of | = | :)*")
+    if reading.values("rewards") or reading.facts.keys() & {"correct", "levels"}:
+        # The noun alone, once it is known what it is about.
+        reading.pass_over("(the)? rewards? (is | are | be | of | = | :)*")
 
 
 def read_reward_models(reading: Reading) -> None:

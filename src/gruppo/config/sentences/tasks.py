@@ -106,6 +106,8 @@ def read_mentions(reading: Reading) -> None:
         "&(, | train | run | apply | use | fine~tune | do | start | improve | NAME)",
         "(would | i'd | we'd) like (you | us | it)? (to)?",
         "(fine~tune | fine~tuned | fine~tuning | in order to | such that | as follows | with the following | as well)",
+        "(create | build | produce | develop | obtain | begin) !(NAME)",
+        "over &(NAME)",
         "(go ahead | set up | set to | kick off | kicking off | fire up | spin up | start off | set off | at the)",
         "(during | in | for) (the)? training",
         "(do | perform | performs | be | get | become) (much)? better",
@@ -132,9 +134,9 @@ def read_hardware(reading: Reading) -> None:
     for match in reading.find(f"{lead} (NUM (x)?)? (NUM gb)? <{_GPU}> {_MEMORY} (gpus?)?"):
         count, size, name, later = match.groups
         _gpu(reading, name or "", count, later or size, match.tokens)
-    for match in reading.find(f"{lead} (NUM (x)?)? (NUM gb)? gpus? {_MEMORY}"):
-        count, size, later = match.groups
-        _gpu(reading, "", count, later or size, match.tokens)
+    for match in reading.find(f"{lead} (NUM (x)?)? (NUM gb)? <gpus | gpu> {_MEMORY}"):
+        count, size, name, later = match.groups
+        _gpu(reading, name or "", count, later or size, match.tokens)
     for match in reading.find("(on | device | = | : | using | gpu)* cuda (: NUM)?"):
         device = "cuda" if match.first is None else f"cuda:{reading.number(match.first):g}"
         reading.claim("device", device, match.tokens)
@@ -145,13 +147,14 @@ def read_hardware(reading: Reading) -> None:
 
 
 def _gpu(reading: Reading, name: str, count: str | None, memory: str | None, tokens: range) -> None:
-    many = 1.0 if count is None else reading.number(count)
+    single = name.removesuffix("s") if gpu(name) is None else name
+    many = (1 if name == single else 2) if count is None else reading.number(count)
     if many != 1:
         text = "a run is one process on one device: which one? Such as --device cuda:0"
         reading.ask("device", text, tokens)
         return
     size = None if memory is None else reading.number(memory)
     reading.claim("device", "cuda", tokens)
-    found = gpu(name, size) or gpu(name.removesuffix("s"), size) or (None if size is None else unnamed(size))
+    found = gpu(single, size) or (None if size is None else unnamed(size))
     if found is not None:
         reading.claim("machine", found, tokens)

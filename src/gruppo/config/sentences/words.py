@@ -19,14 +19,13 @@ GLUE = bag(
     used uses run runs running do does doing done make made take get give set have has start starts starting launch
     apply train training trained fine-tune finetune fine-tuning finetuning post-train posttrain tune teach improve
     optimize optimise practise practice retrain grpo algorithm method approach technique settings setting
-    hyperparameters parameters following job session experiment also so just only simply all each every called named
-    located thanks thank hello hi hey ok okay gruppo here now lets let's i'd we'd i'll we'll i'm we're it's while when
-    value but where against further trains tunes applies improves teaches makes keep keeping over upon during through
-    per needs help go ahead perform performing conduct execute carry out goal purpose aim boost enhance increase
-    strengthen sharpen raise begin create produce obtain build develop new project process pipeline procedure setup
-    config configuration hugging face huggingface hub which been being trying try going plan planning looking kindly
-    stored saved found available provided given contained post-training file folder directory path together model's
-    hyperparameter configured sampled whose"""
+    hyperparameters parameters following job session experiment also so just only simply called named located thanks
+    thank hello hi hey ok okay gruppo here now lets let's i'd we'd i'll we'll i'm we're it's while when but where
+    against further trains tunes applies improves teaches makes keep keeping upon needs help go ahead perform
+    performing conduct execute carry out goal purpose aim boost enhance increase strengthen sharpen raise new project
+    process pipeline procedure setup config configuration hugging face huggingface hub which been being trying try
+    going plan planning looking kindly stored saved found available provided given contained post-training file folder
+    directory path together model's hyperparameter configured sampled whose"""
 )
 """Words that may be left over: none of them changes what is asked for."""
 
