@@ -102,7 +102,7 @@ class Words:
     def text(self, tokens: range | list[int]) -> str:
         """The words of tokens, as they were written."""
         inside = [self.tokens[index] for index in tokens]
-        return self.sentence[inside[0].start : inside[-1].end].strip() if inside else ""
+        return " ".join(self.sentence[inside[0].start : inside[-1].end].split()) if inside else ""
 
     def names(self) -> list[int]:
         """The tokens that are names."""
