@@ -6,16 +6,17 @@ from gruppo.config.sentences.reading import Reading
 _THE = "(the | an? | my | our | some | these | those | all | its | of | given | following | own | local | hub)*"
 _ROWS = "(problems? | questions? | puzzles? | tasks? | examples? | exercises? | rows)"
 _DATA = (
-    "(training | train)? (data~sets? | data | problem~sets? | question~sets? | puzzle~sets? | task~sets? | problems? | "
-    "questions? | puzzles? | tasks? | examples? | exercises? | prompts | rows | samples | file | corpus | benchmark)"
+    "(training | train)? (data~sets? | data | problem~sets? | question~sets? | puzzle~sets? | task~sets? | "
+    "problems? | questions? | puzzles? | tasks? | examples? | exercises? | prompts | rows | samples | file | "
+    "corpus | benchmark)"
 )
 _MODEL = (
-    "(base | starting | start | pre-?trained | language | instruct | policy | reasoning)* "
-    "(models? | checkpoints? | weights | policy | llm | adapter)"
+    "(base | starting | start | pre-?trained | language | instruct | policy | reasoning)* (models? | checkpoints? "
+    "| weights | policy | llm | adapter)"
 )
 _CALLED = (
-    "(called | named | at | in | from | is | = | : | of | file | folder | located | under | stored | be | dataset | "
-    "data)*"
+    "(called | named | at | in | from | is | = | : | of | file | folder | located | under | stored | be | dataset "
+    "| data)*"
 )
 _THE_MODEL = f"{_THE} ({_MODEL} {_CALLED})?"
 _TRAIN = (
@@ -24,8 +25,8 @@ _TRAIN = (
 )
 _ALGORITHM = r"(grpo | dapo | gspo | cispo | rloo | reinforce | dr (\.)? grpo | dr[-.]grpo | deepseekmath)"
 _EVALUATE = (
-    "(evaluated? | evaluating | evaluation | eval | test | tested | testing | validated? | validating | validation | "
-    "measured? | measuring | report | reported | reporting | benchmark | benchmarked | benchmarking)"
+    "(evaluated? | evaluating | evaluation | eval | test | tested | testing | validated? | validating | validation "
+    "| measured? | measuring | report | reported | reporting | benchmark | benchmarked | benchmarking)"
 )
 _WHEN = (
     "(it | the | model | results? | this | afterwards | after | before | and | both | then | finally | training | "
@@ -36,16 +37,16 @@ _HELD = "held~out"
 
 OUTPUT = (
     "(and | also | then | finally)* (save | saving | write | writing | store | storing | put | putting | output) "
-    "(it | the | run | model | results? | everything | output | to | in | into | under | at | folder | "
-    "directory)* NAME",
-    "(output~dir | output~directory | output~folder) (= | : | is | to | at)* NAME",
-    "(with)? (the)? (output | results? | run) (goes | should | going | go | be | saved)* (in | at | to | into | under) "
+    "(it | the | run | model | results? | everything | output | to | in | into | under | at | folder | directory)* "
     "NAME",
+    "(output~dir | output~directory | output~folder) (= | : | is | to | at)* NAME",
+    "(with)? (the)? (output | results? | run) (goes | should | going | go | be | saved)* (in | at | to | into | "
+    "under) NAME",
 )
 EVALUATION = (
-    f"{_LEAD} {_EVALUATE} {_WHEN} (on | with | using | against | over | from | = | :) "
-    f"(the | an? | some | its | {_HELD} | unseen | evaluation | eval | validation | test | separate)* "
-    f"(({_DATA} | set | split) (from | in | of | at)?)? NAME (both)? (before and after (training)?)?",
+    f"{_LEAD} {_EVALUATE} {_WHEN} (on | with | using | against | over | from | = | :) (the | an? | some | its | "
+    f"{_HELD} | unseen | evaluation | eval | validation | test | separate)* (({_DATA} | set | split) (from | in | "
+    "of | at)?)? NAME (both)? (before and after (training)?)?",
     f"(with | using | and)* NAME (is)? (as | for | {_HELD} for | {_HELD} as | reserved for | kept for) {_THE} "
     f"({_HELD})? (evaluation | eval | testing | validation | test) (set | data | problems | split)?",
     f"{_LEAD} {_THE} ({_HELD} | evaluation | eval | validation | test) (set | data | problems | questions | split)+ "
@@ -95,8 +96,8 @@ def _prepositions(reading: Reading) -> None:
     for match in reading.find("from NAME", keep=True):
         reading.cue(match.first, "model", strong=False)
     objects = (
-        "(run | apply | do | use | start | launch | running | applying | try | trying) (the)? "
-        f"{_ALGORITHM} (on | to) NAME"
+        f"(run | apply | do | use | start | launch | running | applying | try | trying) (the)? {_ALGORITHM} (on | "
+        "to) NAME"
     )
     for match in reading.find(objects, "with NAME on &(NAME)", keep=True):
         reading.neutral.add(int(match.first or 0))
@@ -117,8 +118,8 @@ def joined_names(reading: Reading) -> list[tuple[int, int]]:
 def _test_split(reading: Reading) -> None:
     """`evaluate on the test split`: of the data set named, or of the one trained on."""
     split = (
-        f"(the | its | their)? ({_HELD} | official)? "
-        "(test~split | test~set | test~part | test~data | test~problems | test~questions)"
+        f"(the | its | their)? ({_HELD} | official)? (test~split | test~set | test~part | test~data | test~problems "
+        "| test~questions)"
     )
     of = "((of | from) (NAME | it | the data | the same data))?"
     for match in reading.find(f"{_LEAD} {_EVALUATE} {_WHEN} (on | with | using | against | over) {split} !(NAME) {of}"):
@@ -140,16 +141,16 @@ def _samples(reading: Reading) -> None:
     """How many samples the evaluation takes, and that there is to be one."""
     each = "((per | for each | an? | each) (problem | question | prompt)?)?"
     patterns = (
-        f"(with | using | draw | drawing | and)* NUM samples {each} (in | for | during | at) (the)? (evaluation "
-        f"| eval)",
+        f"(with | using | draw | drawing | and)* NUM samples {each} (in | for | during | at) (the)? (evaluation | "
+        "eval)",
         f"{_LEAD} (evaluated? | evaluating | evaluation) (with | using | of | at | from | and)* NUM samples {each}",
     )
     for match in reading.find(*patterns):
         reading.claim("eval.samples", reading.number(match.first), match.tokens)
         reading.facts.setdefault("evaluation", match.tokens)
     when = (
-        "(it | the model | the result | afterwards | after training | after | before | and | then | both | training | "
-        "at the end)*"
+        "(it | the model | the result | afterwards | after training | after | before | and | then | both | "
+        "training | at the end)*"
     )
     for match in reading.find(f"{_LEAD} (evaluated? | evaluating) {when}"):
         reading.facts.setdefault("evaluation", match.tokens)

@@ -8,42 +8,39 @@ from gruppo.config.sentences.reading import Reading
 
 _CHECK = (
     "(verify | verified | verifying | verification | checks? | checked | checking | test | tested | testing | "
-    "graded? | "
-    "grading | scored? | scores | scoring | judged? | judging | measured? | measuring | rewards? | rewarded | "
-    "rewarding | "
-    "assess | assessed | assessing | validated? | validating | compared? | comparing | evaluated? | evaluating)"
+    "graded? | grading | scored? | scores | scoring | judged? | judging | measured? | measuring | rewards? | "
+    "rewarded | rewarding | assess | assessed | assessing | validated? | validating | compared? | comparing | "
+    "evaluated? | evaluating)"
 )
 _OBJECT = (
-    "(correctness | answers? | solutions? | programs? | code | completions? | responses? | outputs? | results? "
-    "| model's | "
-    "generated | the | its | their | them | it | each | every | of | final | correct | right | that | whether | "
-    "is | are "
-    "| be | should | will | must | all | for | only)"
+    "(correctness | answers? | solutions? | programs? | code | completions? | responses? | outputs? | results? | "
+    "model's | generated | the | its | their | them | it | each | every | of | final | correct | right | that | "
+    "whether | is | are | be | should | will | must | all | for | only)"
 )
 _VERIFY = f"{_OBJECT}* {_CHECK} {_OBJECT}*"
 """With its object before it or behind it: "answers are scored by", "verify correctness by"."""
 _BY = "(by | with | using | use | via | on | through | against | an? | the)*"
 _RUN = "(running | run | runs | executing | execute | executed | passing | pass | passes | passed)"
 _TESTS = (
-    "(the | all | its | their | of | problem's | given)* (unit | hidden)? "
-    "(test~cases? | test~suites? | unit-tests? | tests?)"
+    "(the | all | its | their | of | problem's | given)* (unit | hidden)? (test~cases? | test~suites? | "
+    "unit-tests? | tests?)"
 )
 _HOW = (
-    "(by | with | using | via | through | against | that | which | if | when | they | it | on | whether | "
-    "programs | code | solutions | and | how | many | share | the | of | an?)*"
+    "(by | with | using | via | through | against | that | which | if | when | they | it | on | whether | programs "
+    "| code | solutions | and | how | many | share | the | of | an?)*"
 )
 _WHAT = "(generated | model's | its | each | programs? | code | solutions? | it | them | against | on | the)*"
 _TO_SCORE = (
-    "((to | and) (compute | get | give | determine | assign | score | set) (the | an? | as)* "
-    "(rewards? | scores? | answers?)?)?"
+    "((to | and) (compute | get | give | determine | assign | score | set) (the | an? | as)* (rewards? | scores? | "
+    "answers?)?)?"
 )
 _EQUAL = "(verification | verifier | checking | checker | equivalence)"
 
 BUILT_IN: tuple[tuple[Any, str], ...] = (
     ("code", f"({_VERIFY})? {_HOW} {_RUN} {_WHAT} {_TESTS} {_TO_SCORE}"),
     ("code", "(the | score | rewards? | is | = | should | be | by | with | pay | for)* (fraction | share | "
-             "number | percentage | "
-             f"proportion) of {_TESTS} (passed | that pass | that are passed | it passes | passing)"),
+             f"number | percentage | proportion) of {_TESTS} (passed | that pass | that are passed | it passes | "
+             "passing)"),
     ("code", f"{_VERIFY} {_HOW} (executing | running) (the | generated | model's | its)* (code | programs? | "
              f"solutions?)"),
     ("code", f"{_VERIFY} (by | with | using | via | through | against) {_TESTS}"),
@@ -52,15 +49,15 @@ BUILT_IN: tuple[tuple[Any, str], ...] = (
     ("math", f"({_VERIFY})? {_BY} math-verify"),
     ("math", f"{_BY} (math | symbolic | mathematical) {_EQUAL} ((as | for | is) (the)? (rewards? | signal))*"),
     ("math", f"{_VERIFY} (by | with | using | via) (the)? (math | mathematical) ({_EQUAL} | reward)"),
-    ("qa", f"({_VERIFY})? {_BY} exact~(match | matches | matching) (reward)?"),
+    ("qa", f"({_VERIFY})? {_BY} (exact~match | exact~matches | exact~matching) (reward)?"),
     ({"name": "qa", "mode": "f1"}, f"({_VERIFY})? {_BY} (token)? (f1 | f1-score) (score)? (reward)?"),
 )  # fmt: skip
 """What the words about checking come to."""
 
 _RESULT = "(correctness | answers? | solutions? | completions? | responses? | outputs? | results?)"
 CORRECT = (
-    f"{_OBJECT}* {_CHECK} {_OBJECT}* {_RESULT} {_OBJECT}* ((with | to | against | by | using) (the)? "
-    "(reference | gold | known | true | expected) (answers? | solutions? | ones?)?)?",
+    f"{_OBJECT}* {_CHECK} {_OBJECT}* {_RESULT} {_OBJECT}* ((with | to | against | by | using) (the)? (reference | "
+    "gold | known | true | expected) (answers? | solutions? | ones?)?)?",
     "(with | using | use | by | the | final)* (correctness | accuracy | answer) (as | is | for) (the | an? | "
     "only)* rewards? (signal)?",
     "(with | using | an? | the)* (verifiable | correctness | accuracy | outcome | rule-based) (based)? rewards?",
@@ -126,10 +123,10 @@ def _named(reading: Reading) -> None:
     """`the math reward`, `rewards: math and repetition`."""
     more = f"((and | ,)+ (an? | the)? <{_ANY}>)?"
     patterns = (
-        f"(with | using | use | by | an? | the | and | verifiable)* <{_ANY}> {more} {more} (verifiable)? "
-        f"(rewards? | penalty) (function)?",
-        f"(the | with | using | use)* rewards? (functions? | is | are | = | : | by | with | be | called)* "
-        f"<{_ANY}> {more} {more} (reward)?",
+        f"(with | using | use | by | an? | the | and | verifiable)* <{_ANY}> {more} {more} (verifiable)? (rewards? "
+        "| penalty) (function)?",
+        f"(the | with | using | use)* rewards? (functions? | is | are | = | : | by | with | be | called)* <{_ANY}> "
+        f"{more} {more} (reward)?",
     )
     for match in reading.find(*patterns):
         for name in filter(None, match.groups):
@@ -147,32 +144,28 @@ _WRONG = "(wrong | incorrect | false | otherwise | else | everything else | anyt
 _NOUN = "((final)? (answers? | ones? | solutions? | completions? | responses? | outputs? | results? | credit))?"
 _AND = "(/ | , | and)+"
 _F1 = (
-    "(an? | the | if | with | when | its | from | token)* (f1 | f1-score) (score)? "
-    "(of | is | from | above | over | at least | \\>= | or more | with)* NUM"
+    "(an? | the | if | with | when | its | from | token)* (f1 | f1-score) (score)? (of | is | from | above | over "
+    r"| at least | \>= | or more | with)* NUM"
 )
 LEVELS = (("partial", _PARTIAL), ("wrong", _WRONG), ("right", _RIGHT))
 """In this order, since a partially correct answer is no correct one."""
 LEVEL_FORMS = (
-    r"(an? | the | and | model | policy | it | gets? | receives? | earns? | gives? | giving | pay | rewards? | "
-    r"of | is | : | "
-    r"custom | function | use | using | with | be | score | full | points? | marks? | \()* NUM (\))? (points?)? "
-    "(for | if | when | to | reward | on)? (an? | the | any | model's | final | answers? | completions? | is | "
-    "are | it | it's | its "
-    f"| they | every | each)* {{}} {_NOUN}",
-    f"(and | rewards? | : | the | answers?)* {{}} {_NOUN} (gets? | scores? | earns? | is | are | = | : | "
-    f"receives? | worth)* NUM "
-    "(points?)?",
+    "(an? | the | and | model | policy | it | gets? | receives? | earns? | gives? | giving | pay | rewards? | of | "
+    r"is | : | custom | function | use | using | with | be | score | full | points? | marks? | \()* NUM (\))? "
+    "(points?)? (for | if | when | to | reward | on)? (an? | the | any | model's | final | answers? | completions? "
+    f"| is | are | it | it's | its | they | every | each)* {{}} {_NOUN}",
+    f"(and | rewards? | : | the | answers?)* {{}} {_NOUN} (gets? | scores? | earns? | is | are | = | : | receives? "
+    "| worth)* NUM (points?)?",
 )
 """`+1 for correct`, and `correct: +1`."""
 LEVEL_LIST = (
     f"(rewards? | of | is | : | with | are | use | using)* NUM {_AND} NUM {_AND} NUM (for | if | to) {_RIGHT} "
-    f"{_NOUN} {_AND} "
-    f"{_PARTIAL} {_NOUN} {_AND} {_WRONG} {_NOUN}"
+    f"{_NOUN} {_AND} {_PARTIAL} {_NOUN} {_AND} {_WRONG} {_NOUN}"
 )
 """`1/0.5/0 for correct/partial/wrong`."""
 PARTIAL_AT = (
-    "(and | where | an? | answer)* (partial | partially) (correct | right | credit | answers?)* "
-    f"(is | are | means? | counts? | starts? | = | : | from | at)* {_F1} (or more | on | and more | or above)?",
+    "(and | where | an? | answer)* (partial | partially) (correct | right | credit | answers?)* (is | are | means? "
+    f"| counts? | starts? | = | : | from | at)* {_F1} (or more | on | and more | or above)?",
     f"(count | counting)? {_F1} (counts? | is | are | or more)* (as)? (partial | partially) (correct)?",
 )
 

@@ -16,17 +16,15 @@ TASKS: tuple[tuple[str, str], ...] = (
     ("qa", "(q&a | qa | trivia)"),
     (
         "math",
-        "(grade~school)? ((math | maths | mathematics | mathematical | arithmetic) (reasoning | problem~solving "
-        "| word)? "
-        "| math-reasoning | math-word)",
+        "(grade~school)? ((math | maths | mathematics | mathematical | arithmetic) (reasoning | problem~solving | "
+        "word)? | math-reasoning | math-word)",
     ),
     ("code", "(python)? (code~generation | code~reasoning | code | coding | programming)"),
 )
 _BEFORE = (
-    "(an? | the | better | good | get | become | is | be | at | in | for | to | on | how | solve | solving | do "
-    "| doing "
-    "| write | writing | reasoning | of | with | strong | improve | capable | that | can | solves | writes | it | "
-    "purpose | factual)*"
+    "(an? | the | better | good | get | become | is | be | at | in | for | to | on | how | solve | solving | do | "
+    "doing | write | writing | reasoning | of | with | strong | improve | capable | that | can | solves | writes | "
+    "it | purpose | factual)*"
 )
 _MODEL = "models? | llm | solver | assistant | tutor | expert | generator | agent | system"
 _SKILL = "skills? | ability | abilities | capability | capabilities | accuracy | performance"
@@ -50,10 +48,10 @@ def read_tasks(reading: Reading) -> None:
     """What the model is to be good at, as a preset; and algorithms beside GRPO, as presets too."""
     patterns = (
         f"{_BY} <{_KNOWN}> presets?",
-        f"{_BY} presets? (is | = | : | called | of | from)* <{_VARIANT} | {_KNOWN} | "
-        "!(and | or | to | for | in | on | with | it | train | the) [a-z][a-z_-]+>",
-        f"(following)? {_BY} <{_VARIANT} | deepseek-r1 | reinforce> (paper)? ('s)? "
-        "(settings | hyperparameters | recipe | configuration | values | paper)",
+        f"{_BY} presets? (is | = | : | called | of | from)* <{_VARIANT} | {_KNOWN} | !(and | or | to | for | in | "
+        "on | with | it | train | the) [a-z][a-z_-]+>",
+        f"(following)? {_BY} <{_VARIANT} | deepseek-r1 | reinforce> (paper)? ('s)? (settings | hyperparameters | "
+        "recipe | configuration | values | paper)",
         f"{_BY} <{_VARIANT}> (algorithm | loss | variant | method | training)?",
         "(with | using | use | by | via | run | apply) <reinforce> (algorithm | loss)?",
     )
@@ -62,8 +60,8 @@ def read_tasks(reading: Reading) -> None:
         reading.claim("preset", _SPELLED.get(spelled, spelled), match.tokens)
     algorithm = (
         r"group relative policy optimi[sz]ation (\( grpo \))?",
-        r"(with | using | by | via)? (reinforcement learning | rl | rlvr) (training | run | fine-tuning)? (\( "
-        r"grpo \))?",
+        r"(with | using | by | via)? (reinforcement learning | rl | rlvr) (training | run | fine-tuning)? (\( grpo "
+        r"\))?",
         "(grpo-train | grpo-tune | grpo-training | grpo-tuning)",
         "(the)? grpo (algorithm | method | training | run | style)?",
     )
@@ -80,13 +78,13 @@ def read_tasks(reading: Reading) -> None:
 def read_mentions(reading: Reading) -> None:
     """Models and data that have no name, and turns of phrase, once all else has been read."""
     own = (
-        "(fine-?tuned | sft | own | existing | trained | pre-?trained | last | previous | latest | local | custom | "
-        "best | current | base | language | instruct | supervised | post-?trained | saved | already)*"
+        "(fine-?tuned | sft | own | existing | trained | pre-?trained | last | previous | latest | local | custom "
+        "| best | current | base | language | instruct | supervised | post-?trained | saved | already)*"
     )
     model = "(models? | checkpoints? | weights | llm | policy | adapter)"
     trained = (
-        "((that)? (i | we | i've | we've) (have)? (trained | fine-?tuned | saved | made) "
-        "(before | yesterday | already | earlier)?)?"
+        "((that)? (i | we | i've | we've) (have)? (trained | fine-?tuned | saved | made) (before | yesterday | "
+        "already | earlier)?)?"
     )
     lead = "(using | with | from | use | on | of | take | to)*"
     for match in reading.find(f"{lead} (my | our | this | that | the | an existing) {own} {model} {trained}"):
@@ -102,8 +100,8 @@ def read_mentions(reading: Reading) -> None:
     for match in reading.find(f"{of} FAMILY (base | instruct | models? | checkpoint)*"):
         reading.facts["family"] = range(int(match.first or 0), int(match.first or 0) + 1)
     reading.pass_over(
-        "(and)? (then | afterwards | finally | first) "
-        "&(, | train | run | apply | use | fine~tune | do | start | improve | NAME)",
+        "(and)? (then | afterwards | finally | first) &(, | train | run | apply | use | fine~tune | do | start | "
+        "improve | NAME)",
         "(would | i'd | we'd) like (you | us | it)? (to)?",
         "(fine~tune | fine~tuned | fine~tuning | in order to | such that | as follows | with the following | as well)",
         "(create | build | produce | develop | obtain | begin) !(NAME)",
@@ -118,8 +116,8 @@ def read_mentions(reading: Reading) -> None:
 # ---- hardware
 
 _GPU = (
-    "t4s? | v100s? | l4s? | a10g?s? | a100s? | a100-40s? | a100-80s? | h100s? | h200s? | b200s? | l40s? | a6000s? | "
-    "rtx3090s? | rtx4090s?"
+    "t4s? | v100s? | l4s? | a10g?s? | a100s? | a100-40s? | a100-80s? | h100s? | h200s? | b200s? | l40s? | a6000s? "
+    "| rtx3090s? | rtx4090s?"
 )
 _MEMORY = r"((\()? (with | of | which | that | has)* NUM (gb | gib) (of | vram | memory | ram)* (\))?)?"
 
@@ -128,8 +126,7 @@ def read_hardware(reading: Reading) -> None:
     """The device, and the GPU by name or memory."""
     lead = (
         "(on | using | with | use | run | it | in | for | has | my | the | an? | single | nvidia | tesla | i | "
-        "have | we "
-        "| machine)*"
+        "have | we | machine)*"
     )
     for match in reading.find(f"{lead} (NUM (x)?)? (NUM gb)? <{_GPU}> {_MEMORY} (gpus?)?"):
         count, size, name, later = match.groups

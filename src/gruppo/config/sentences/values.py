@@ -5,8 +5,8 @@ from gruppo.config.reference import Option, options
 from gruppo.config.sentences.reading import Reading, any_of
 
 _OF = (
-    r"(\( (beta | epsilon | g | lr | r | t | mu | alpha | kl | tau | [a-z]+_[a-z_]+) \))? "
-    "(of | to | is | at | = | : | as | set | equal | value | should | must | will | shall | be)*"
+    r"(\( (beta | epsilon | g | lr | r | t | mu | alpha | kl | tau | [a-z]+_[a-z_]+) \))? (of | to | is | at | = | "
+    ": | as | set | equal | value | should | must | will | shall | be)*"
 )
 _THE = "(an? | the | peak | random | max | maximum | sampling)*"
 _EACH = "(per | for each | for every | in each | in every | an? | each | of each | /)"
@@ -59,17 +59,16 @@ AROUND: tuple[tuple[str, str], ...] = (
     ("max_prompt_length", f"prompts (of | with)? {_LIMIT} NUM tokens"),
     (
         "warmup_steps",
-        "(the)? (learning~rate | lr | rate)? (is)? (warm~up | warmed~up | warming~up | warms~up) "
-        "(the (learning)? rate)? (over | for | of | during) (the)? (first)? NUM steps",
+        "(the)? (learning~rate | lr | rate)? (is)? (warm~up | warmed~up | warming~up | warms~up) (the (learning)? "
+        "rate)? (over | for | of | during) (the)? (first)? NUM steps",
     ),
     ("lora_rank", r"lora (adapters?)? (\( | ,)? (of | with | at)? (an?)? (rank | r) (of | = | : | is)* NUM (\))?"),
     ("lora_rank", "(an?)? rank (of | = | :)* NUM lora (adapters?)?"),
     ("lora_rank", "(NUM rank lora | lora NUM | r = NUM)"),
     (
         "prompts_per_step",
-        "(each | every | per | an?) (training)? step (should | will | uses? | has | have | takes? | with | sees "
-        "| of | to)* "
-        "NUM (prompts | problems | questions)",
+        "(each | every | per | an?) (training)? step (should | will | uses? | has | have | takes? | with | sees | "
+        "of | to)* NUM (prompts | problems | questions)",
     ),
 )
 """Phrases with the number inside."""
@@ -152,8 +151,7 @@ def _checkpoints(reading: Reading) -> None:
     """`save a checkpoint every 20 steps to X`."""
     saved = (
         "(save | saving | write | writing | keep | with | and)* (an?)? (checkpoints? | checkpointing | save | "
-        "saving) (is saved)? "
-        "every NUM (steps?)? ((to | in | into | under) NAME)?"
+        "saving) (is saved)? every NUM (steps?)? ((to | in | into | under) NAME)?"
     )
     for match in reading.find(saved):
         number, place = match.groups
