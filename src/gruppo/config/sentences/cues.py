@@ -80,6 +80,7 @@ def read_names(reading: Reading) -> None:
     _test_split(reading)
     for match in reading.find(*EVALUATION):
         reading.cue(match.first, "eval")
+        reading.facts.setdefault("evaluation", match.tokens)
     _samples(reading)
     for role, pattern in NOUNS:
         for match in reading.find(pattern):

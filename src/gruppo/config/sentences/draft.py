@@ -13,7 +13,7 @@ from gruppo.config.sentences.names import Exists, known_set, near_set, with_owne
 from gruppo.config.sentences.reading import Claim, Reading
 from gruppo.config.sentences.roles import Roles
 from gruppo.config.sentences.telling import left_over_question, quoted, typed, whole, yours
-from gruppo.config.sentences.words import EXCEPT, GLUE, NEGATIONS
+from gruppo.config.sentences.words import EXCEPT, GLUE, NEGATIONS, VERBS
 
 _ORDER = ("model", "data", "preset", "rewards", "steps", "group_size", "prompts_per_step", "learning_rate")
 _REWARD_OF = {"math": "math", "code": "code", "qa": "qa", "knights and knaves": "logic"}
@@ -22,6 +22,8 @@ _PRESET_OF = {"knights and knaves": "logic"}
 """The preset of a task that has another name."""
 _PUT_TOGETHER = frozenset({"task", "preset", "rewards", "machine"})
 """Claims that are no plain values."""
+_OF_FORM = frozenset({"length", "language", "repetition", "reflection", "keywords"})
+"""Rewards that look at the form alone: another has to say what is right."""
 _ANOTHER = ("tuned", "sft", "own", "trained", "existing", "previous", "last")
 """Words of "my fine-tuned model" that tell it from a model named in the same sentence."""
 
@@ -213,10 +215,21 @@ class Draft:
             values = list(dict.fromkeys(whole(claim.value) for claim in claims))
             if any(str(value).startswith("cuda:") for value in values):
                 values = [value for value in values if value != "cuda"]
-            if len(values) > 1:
+            if not option.startswith("eval.") and self._said_of_evaluation(claims[0].tokens):
+                text = f"is this the run's, or the evaluation's? Give --{option.replace('_', '-')}, or --eval.*"
+                self._ask(option, text, claims[0].tokens)
+            elif len(values) > 1:
                 self._ask(option, f"{option} is both {' and '.join(map(str, values))}: which?", _all(claims))
             else:
                 self._say(option, values[0], claims[0].tokens)
+
+    def _said_of_evaluation(self, tokens: range) -> bool:
+        """Whether a value stands behind the evaluation in its clause, as in "evaluate on X at temperature 0.5"."""
+        said = self._fact("evaluation")
+        if said is None or tokens.start < said.stop:
+            return False
+        between = [token.text for token in self._words.tokens[said.stop : tokens.start]]
+        return not any(text in VERBS or text in ("and", "then") or text in ".;!?," for text in between)
 
     def _presets(self) -> None:
         """The task's and the algorithm's; what wins goes last."""
@@ -240,14 +253,18 @@ class Draft:
         for claim in claims:
             if claim.value not in rewards:
                 rewards.append(claim.value)
+        formal = all(_name_of(reward) in _OF_FORM for reward in rewards)
         implied = {_REWARD_OF[claim.value] for claim in tasks if claim.value in _REWARD_OF}
         correct = self._fact("correct")
         levels = self._fact("levels")
         if levels is not None and rewards:
             why = "qa is the built-in reward that has three levels; it compares short answers"
             self._assume("rewards", [self._with_answer(reward) for reward in rewards], why, _span(claims))
+        elif rewards and formal and not implied:
+            text = f"which reward says that an answer is right? Such as --rewards math {_name_of(rewards[0])}"
+            self._ask("rewards", text, _span(claims))
         elif rewards:
-            self._say("rewards", rewards, _span(claims))
+            self._say("rewards", [*(sorted(implied) if formal else ()), *rewards], _span(claims))
         elif len(implied) == 1 and len({claim.value for claim in tasks}) == 1:
             self._say("rewards", [implied.pop()], tasks[0].tokens)
         elif correct is not None and "rewards" not in self._slots:
@@ -311,6 +328,10 @@ class Draft:
             answered = ask.about in ("partial_at", "scale") and "rewards" in self._flags
             if not answered and not self._denied & set(ask.tokens):
                 self._ask(ask.about, ask.text, ask.tokens)
+
+
+def _name_of(reward: Any) -> str:
+    return str(cast(dict[str, Any], reward)["name"] if isinstance(reward, dict) else reward)
 
 
 def _all(claims: list[Claim]) -> list[int]:

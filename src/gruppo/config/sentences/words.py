@@ -54,6 +54,8 @@ _NUMBER_WORDS = {word: str(value) for value, word in enumerate(_DIGITS)} | {
     "sixty-four": "64",
 }
 _NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:e[+-]?\d+)?k?", re.IGNORECASE)
+_THOUSANDS = re.compile(r"[1-9]\d{0,2}(?:\.\d{3})+")
+"""1.000 is one to some, a thousand to others; it stays a word, and is asked."""
 _UNIT = re.compile(r"([+-]?\d+(?:\.\d+)?)-?([a-z][a-z-]*)", re.IGNORECASE)
 _COUNTED = re.compile(r"([a-z]{2,})-(\d+)", re.IGNORECASE)
 _QUOTED = re.compile(r"[\"“`]([^\"”`]+)[\"”`]|(?<!\w)'([^']*[/.][^']*)'(?!\w)")
@@ -191,7 +193,7 @@ def _core(core: str, at: int, exists: Exists) -> Iterator[Token]:
         yield Token("word", "with" if lower == "w/" else "without", at, end)
     elif lower in _NUMBER_WORDS:
         yield Token("number", _NUMBER_WORDS[lower], at, end)
-    elif re.search(r"\d", bare) and _NUMBER.fullmatch(bare):
+    elif re.search(r"\d", bare) and _NUMBER.fullmatch(bare) and not _THOUSANDS.fullmatch(bare):
         yield Token("number", lower.replace(",", ""), at, end)
     elif is_name(bare, ordinary, exists):
         yield Token("name", bare, at, end)
