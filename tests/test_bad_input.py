@@ -48,7 +48,7 @@ def test_the_same_fields_as_flags(bench: Bench) -> None:
         ),
         (
             ["tran", "run.yaml"],
-            "there is no command 'tran', only demo, train, sft, eval, show, config, reward, serve-reward. "
+            "there is no command 'tran', only demo, train, init, sft, eval, show, config, reward, serve-reward. "
             "Did you mean 'train'?",
         ),
         (

@@ -16,6 +16,9 @@ from gruppo.errors import ConfigError, nearest
 class Parser(argparse.ArgumentParser):
     """argparse with our manners: no guessed abbreviations, errors as one ConfigError that names the cure."""
 
+    stray = ""
+    """What to say besides of an argument that is no flag and has no place."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", _Formatter)
         super().__init__(*args, allow_abbrev=False, **kwargs)
@@ -33,7 +36,8 @@ class Parser(argparse.ArgumentParser):
             flags = [argument.split("=")[0] for argument in unknown if _is_flag(argument)] or unknown[:1]
             lines = [f"{self.prog}: there is no flag or argument '{flag}'.{_instead(flag, known)}" for flag in flags]
             separator = "\n" if len(lines) > 1 else " "
-            raise ConfigError(separator.join([*lines, f"See {self.prog} --help"]))
+            stray = self.stray if self.stray and not _is_flag(flags[0]) else ""
+            raise ConfigError(separator.join([*lines, f"{stray}See {self.prog} --help"]))
         return parsed
 
 

@@ -127,15 +127,37 @@ def train_parser() -> Parser:
     """`gruppo train`."""
     parser = Parser(
         prog="gruppo train",
-        usage="gruppo train [CONFIG.yaml] [--flag value ...]",
+        usage='gruppo train [CONFIG.yaml | "SENTENCE" [--yes]] [--flag value ...]',
         description="Run the stages of a config (SFT, GRPO, evaluation). The same command on the same folder goes on "
-        "where it stopped. A flag overrides the file.",
+        "where it stopped. A flag overrides the file, or the sentence in plain English, whose plan is shown first.",
     )
-    parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="the config; flags alone do as well")
+    parser.add_argument(
+        "config", nargs="?", metavar="CONFIG.yaml", help="the config, or a sentence in quotes; flags alone do as well"
+    )
+    parser.add_argument(
+        "--yes", action="store_true", help="start a sentence's plan unasked, where nothing in it is assumed or open"
+    )
+    parser.stray = "A sentence stands in quotes. "
     every = list(options())
     add_options(parser, [option for option in every if "." not in option.name], "GRPO")
     for stage, title in (("sft.", "the SFT stage (needs --sft.data)"), ("eval.", "evaluation (needs --eval.data)")):
         add_options(parser, [option for option in every if option.name.startswith(stage)], title)
+    return parser
+
+
+def init_parser() -> Parser:
+    """`gruppo init`."""
+    parser = Parser(
+        prog="gruppo init",
+        usage="gruppo init [--task TASK] [--model MODEL] [--data DATA ...] [--hardware NAME] [--out FILE.yaml]",
+        description="Write a short commented config, and its schema for editors beside it. What no flag says is asked.",
+    )
+    parser.add_argument("--task", metavar="TASK", help="math, code, qa, ... (the presets of docs/presets.md), or other")
+    parser.add_argument("--model", metavar="MODEL", help="a model folder or a hub name")
+    parser.add_argument("--data", nargs="+", metavar="DATA", help="problems: files, folders or hub names")
+    parser.add_argument("--hardware", metavar="NAME", help="cpu, mps, gpu, a GPU such as t4 or a100-40, or 24GB")
+    parser.add_argument("--output-dir", metavar="FILE", help="the file to write, also --out [default run.yaml]")
+    parser.add_argument("--overwrite", action="store_true", help="write over a file that is there")
     return parser
 
 
@@ -252,6 +274,7 @@ def serve_reward_parser() -> Parser:
 COMMANDS = {
     "demo": ("watch a small model learn arithmetic, in minutes, without a download", demo_parser),
     "train": ("run a config: SFT, GRPO, evaluation, report", train_parser),
+    "init": ("write a first config: task, model, data, hardware", init_parser),
     "sft": ("supervised fine-tuning on demonstrations", sft_parser),
     "eval": ("pass@1 and pass@k of a model on held-out problems", eval_parser),
     "show": ("what a run has come to", show_parser),

@@ -16,6 +16,7 @@ from gruppo.config.fields import (
     LRSchedule,
     OptimizerFields,
     OptimizerName,
+    OrOne,
     Precision,
     Section,
     Strings,
@@ -81,7 +82,7 @@ class Config(DataFields, OptimizerFields):
     rate. Unset: every problem once per epoch."""
     drop_after: int | None = Field(default=None, ge=2)
     """Leave out a problem once its group was all passes, or all failures, this many times in a row. Unset: never."""
-    demonstrations: Annotated[tuple[Text, ...], BeforeValidator(as_tuple)] = ()
+    demonstrations: Strings = ()
     """Demonstrations for an SFT term in the GRPO loss, as in sft.data, so that general abilities are kept."""
     demonstrations_weight: float = Field(default=0.1, gt=0)
     """Weight of the SFT term, a mean over the tokens of prompts_per_step demonstrations."""
@@ -201,7 +202,7 @@ class Config(DataFields, OptimizerFields):
     preset: Strings = ()
     """Presets by paper and task (docs/presets.md), such as deepseek-r1, dapo, math, code: they fill what the file and
     the flags leave unset, the last named over those before it."""
-    curriculum: Annotated[tuple[Span, ...], BeforeValidator(as_tuple)] = ()
+    curriculum: Annotated[tuple[Span, ...], BeforeValidator(as_tuple), OrOne()] = ()
     """Spans of steps with problems and numbers of their own."""
 
     sft: SFTConfig | None = None
