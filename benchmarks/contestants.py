@@ -1,10 +1,11 @@
 """Those who are measured, each alone in a process that makes one GRPO step whenever it is asked to.
 
-    python benchmarks/contestants.py gruppo|trl MODEL_FOLDER '{"shape": "b", "precision": "float32", ...}'
+    python benchmarks/contestants.py gruppo|trl MODEL_FOLDER JOB
 
-It is started by `Contestant`, and answers every line on its standard input with one line of JSON: the seconds of the
-step and of its parts, the lengths of the completions, and the largest memory that the process has had so far. Both
-sides are the library's own loop, held up where it takes its next prompts. So everything between two steps counts.
+It is started by `Contestant`, JOB being a `Job` as JSON, and answers every line on its standard input with one line of
+JSON: the seconds of the step and of its parts, the lengths of the completions, and the largest memory that the process
+has had so far. Both sides are the library's own loop, held up where it takes its next prompts. So everything between
+two steps counts.
 """
 
 import json
@@ -28,12 +29,18 @@ LEARNING_RATE = 1e-6
 class Job:
     """What a contestant is asked to do."""
 
-    shape: str
-    precision: str
+    shape: dict[str, Any]
+    """A `shapes.Shape` as a dictionary."""
+    precision: str = "float32"
     threads: int = 1
     device: str = "cpu"
+    config: dict[str, Any] = field(default_factory=dict)
+    """Options of gruppo's config."""
+    plain: bool = False
+    """gruppo samples in waves."""
     trl: dict[str, Any] = field(default_factory=dict)
-    """Settings of TRL's GRPOConfig beside those of the shape, and `dtype` for the model's."""
+    """Settings of TRL's GRPOConfig beside those of the shape; `dtype` and `attn_implementation` are the model's,
+    `parts` is how many forward and backward passes an update has."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,9 @@ class Step:
     """What one step took."""
 
     seconds: float
+    """By the clock."""
+    cpu_seconds: float
+    """Of all threads of the process; less than `seconds` where another process had the core."""
     rollout: float
     reward: float
     update: float
@@ -59,6 +69,11 @@ class Step:
     def rate(self) -> float:
         """Generated tokens a second of the whole step."""
         return self.tokens / self.seconds
+
+    @property
+    def cpu_rate(self) -> float:
+        """The same by CPU seconds."""
+        return self.tokens / self.cpu_seconds
 
 
 class Contestant:
@@ -109,6 +124,12 @@ class Contestant:
         self._errors.close()
 
 
+def pin(threads: int) -> None:
+    """Keep this process, and those it starts, to as many of its cores, where the system can."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+
+
 class Asker:
     """The contestant's end of the pipe. A loop calls `next` wherever it would begin its next step."""
 
@@ -117,6 +138,7 @@ class Asker:
         os.dup2(2, 1)  # what libraries print must not be taken for an answer
         self._device = device
         self._began: float | None = None
+        self._began_cpu = 0.0
         self._rest = 0.0
         self.rollout = self.reward = 0.0
         self.lengths: list[int] = []
@@ -128,12 +150,13 @@ class Asker:
         else:
             seconds = time.perf_counter() - self._began
             update = seconds - self.rollout - self.reward
-            step = Step(seconds, self.rollout, self.reward, update, self.lengths, self._peak(), self._rest)
+            cpu_seconds = time.process_time() - self._began_cpu
+            step = Step(seconds, cpu_seconds, self.rollout, self.reward, update, self.lengths, self._peak(), self._rest)
             print(json.dumps(asdict(step)), file=self._answers, flush=True)
         if not sys.stdin.readline():
             os._exit(0)
         self.rollout = self.reward = 0.0
-        self._began = time.perf_counter()
+        self._began, self._began_cpu = time.perf_counter(), time.process_time()
 
     def _peak(self) -> float:
         if self._device == "cuda":
@@ -156,7 +179,7 @@ def resident_mib(field: str) -> float:
 
 def gruppo(folder: Path, job: Job, asker: Asker) -> None:
     """gruppo's trainer with the defaults of its config, the reward in this process."""
-    from shapes import SHAPES, token_reward
+    from shapes import Shape, token_reward
 
     from gruppo.config.schema import Config
     from gruppo.data.stream import ProblemStream
@@ -165,9 +188,10 @@ def gruppo(folder: Path, job: Job, asker: Asker) -> None:
     from gruppo.monitor.run_folder import RunFolder
     from gruppo.rewards import Reward, Rubric
     from gruppo.rollout.collect import Collector
+    from gruppo.rollout.local import LocalEngine
     from gruppo.types import Group, Problem, SamplingParams
 
-    shape = SHAPES[job.shape]
+    shape = Shape(**job.shape)
     problems = shape.problems(64 * shape.prompts)
 
     class Asked(ProblemStream):
@@ -202,13 +226,15 @@ def gruppo(folder: Path, job: Job, asker: Asker) -> None:
         threads=job.threads,
         lora_rank=shape.lora_rank,
         prompt_template="{prompt}",
+        **job.config,
     )
     bench = Workbench(config, str(folder), {}, SilentProgress())
     with tempfile.TemporaryDirectory() as out, RunFolder.open(out, config.model_dump(mode="json")) as run:
         sampling = SamplingParams(max_completion_length=shape.new_tokens, stop_token_ids=shape.stop_token_ids)
         rubric = Rubric([Reward("tokens", token_reward)])
         trainer = bench.trainer(run, problems)
-        trainer.collector = Collector(bench.engine, rubric, bench.renderer, sampling, shape.group_size)
+        engine = LocalEngine(bench.loaded.model, bench.renderer, plain=True) if job.plain else bench.engine
+        trainer.collector = Collector(engine, rubric, bench.renderer, sampling, shape.group_size)
         trainer.stream = Asked(problems, seed=0)
         trainer.run()
 
@@ -217,13 +243,13 @@ def trl(folder: Path, job: Job, asker: Asker) -> None:
     """TRL's GRPOTrainer; what is not said by the shape or by `job.trl` is its default."""
     import torch
     from datasets import Dataset
-    from shapes import SHAPES, token_reward
+    from shapes import Shape, token_reward
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
     torch.set_num_threads(job.threads)
-    shape, settings = SHAPES[job.shape], dict(job.trl)
-    rows = settings.setdefault("per_device_train_batch_size", shape.completions)
+    shape, settings = Shape(**job.shape), dict(job.trl)
+    parts = settings.pop("parts", 1)
     dtype = getattr(torch, settings.pop("dtype", job.precision))
     attention = settings.pop("attn_implementation", "sdpa")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
@@ -269,7 +295,8 @@ def trl(folder: Path, job: Job, asker: Asker) -> None:
             learning_rate=LEARNING_RATE,
             lr_scheduler_type="constant",
             num_generations=shape.group_size,
-            gradient_accumulation_steps=shape.completions // rows,
+            per_device_train_batch_size=shape.completions // parts,
+            gradient_accumulation_steps=parts,
             max_completion_length=shape.new_tokens,
             shuffle_dataset=False,
             save_strategy="no",

@@ -127,6 +127,14 @@ SHAPES = {
         title="26.5M parameters, vocabulary 16,384, 4 prompts of 256 tokens x 8 completions of up to 256, "
         "lengths spread by 120 end tokens",
     ),
+    "g": Shape(
+        _qwen2(4096, 256, 448, 4, 4, 4),
+        prompts=64,
+        group_size=1,
+        prompt_length=32,
+        new_tokens=128,
+        title="3.48M parameters, vocabulary 4,096, 64 prompts of 32 tokens, a completion of 128 each",
+    ),
     "c": Shape(
         _qwen2(151_936, 896, 4864, 24, 14, 2),
         prompts=2,

@@ -24,51 +24,31 @@ import os
 import statistics
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from contestants import Contestant, Job, Step
+from contestants import Contestant, Job, Step, pin
 from limits import Machine, measure, shares
 from shapes import SHAPES
 from speed_page import keep, render
 
-TRL_BEST: dict[str, dict[str, Any]] = {
-    "float32": {"bf16": False, "gradient_checkpointing": False},
-    "bfloat16": {"bf16": False, "gradient_checkpointing": False},
-}
+_PLAIN = {"bf16": False, "gradient_checkpointing": False}
+TRL_BEST: dict[str, dict[str, Any]] = {"float32": _PLAIN, "bfloat16": _PLAIN}
 """TRL's quickest settings by precision of the model."""
 TRL_TRIED: dict[str, dict[str, Any]] = {
-    "defaults (autocast, checkpointing)": {"dtype": "float32"},
-    "float32": {"dtype": "float32", "bf16": False, "gradient_checkpointing": False},
+    "defaults: float32 under autocast, checkpointing": {"dtype": "float32"},
+    "float32": {"dtype": "float32", **_PLAIN},
     "float32, checkpointing": {"dtype": "float32", "bf16": False},
-    "float32, autocast": {"dtype": "float32", "bf16": True, "gradient_checkpointing": False},
-    "float32, quarter of the rows at a time": {
-        "dtype": "float32",
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "per_device_train_batch_size": 4,
-    },
-    "float32, eager attention": {
-        "dtype": "float32",
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "attn_implementation": "eager",
-    },
-    "float32, static cache": {
-        "dtype": "float32",
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "cache_implementation": "static",
-    },
-    "bfloat16": {"dtype": "bfloat16", "bf16": False, "gradient_checkpointing": False},
-    "bfloat16, autocast too": {"dtype": "bfloat16", "bf16": True, "gradient_checkpointing": False},
-    "bfloat16, quarter of the rows at a time": {
-        "dtype": "bfloat16",
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "per_device_train_batch_size": 4,
-    },
+    "float32 under autocast": {"dtype": "float32", **_PLAIN, "bf16": True},
+    "float32, a quarter of the rows at a time": {"dtype": "float32", **_PLAIN, "parts": 4},
+    "float32, eager attention": {"dtype": "float32", **_PLAIN, "attn_implementation": "eager"},
+    "float32, static cache": {"dtype": "float32", **_PLAIN, "cache_implementation": "static"},
+    "bfloat16": {"dtype": "bfloat16", **_PLAIN},
+    "bfloat16 under autocast": {"dtype": "bfloat16", **_PLAIN, "bf16": True},
+    "bfloat16, a quarter of the rows at a time": {"dtype": "bfloat16", **_PLAIN, "parts": 4},
+    "bfloat16, eager attention": {"dtype": "bfloat16", **_PLAIN, "attn_implementation": "eager"},
 }
 
 
@@ -84,6 +64,7 @@ def main() -> None:
     parser.add_argument("--render", action="store_true", help="only render the page")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
+    pin(asked.threads)
     for shape in () if asked.render else asked.shapes.split(","):
         with tempfile.TemporaryDirectory() as folder:
             SHAPES[shape].save(Path(folder))
@@ -102,7 +83,7 @@ def main() -> None:
 
 def compared(shape: str, precision: str, folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
     """The row of one shape and precision."""
-    job = Job(shape, precision, asked.threads, trl=TRL_BEST[precision])
+    job = Job(asdict(SHAPES[shape]), precision, asked.threads, trl=TRL_BEST[precision])
     load, before = os.getloadavg()[0], measure(SHAPES[shape], precision)
     names = [asked.only] if asked.only else ["gruppo", "trl"]
     steps: dict[str, list[Step]] = {name: [] for name in names}
@@ -133,6 +114,7 @@ def compared(shape: str, precision: str, folder: Path, asked: argparse.Namespace
         ratios = [ours.rate / theirs.rate for ours, theirs in zip(steps["gruppo"], steps["trl"], strict=True)]
         row["ratio"] = {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
         row["ratio"]["together"] = row["gruppo"]["rate_together"] / row["trl"]["rate_together"]
+        row["ratio"]["cpu"] = row["gruppo"]["cpu_rate"] / row["trl"]["cpu_rate"]
     print_row(row)
     return row
 
@@ -143,12 +125,14 @@ def summary(steps: Sequence[Step]) -> dict[str, float]:
     return {
         "rate": median(step.rate for step in steps),
         "rate_together": sum(step.tokens for step in steps) / sum(step.seconds for step in steps),
+        "cpu_rate": sum(step.tokens for step in steps) / sum(step.cpu_seconds for step in steps),
         "rollout_rate": median(step.tokens / step.rollout for step in steps),
         "update_rate": median(step.tokens / step.update for step in steps),
         "rollout_seconds": median(step.rollout for step in steps),
         "reward_seconds": median(step.reward for step in steps),
         "update_seconds": median(step.update for step in steps),
         "seconds": median(step.seconds for step in steps),
+        "cpu_seconds": median(step.cpu_seconds for step in steps),
         "tokens": median(step.tokens for step in steps),
         "peak_mib": max(step.peak_mib for step in steps),
         "rest_mib": steps[0].rest_mib,
@@ -159,7 +143,8 @@ def told(step: Step) -> str:
     """A step in a line."""
     return (
         f"{step.rate:,.0f} tokens/s, {step.tokens:,} tokens; {step.rollout:.2f} s rollout, {step.reward:.2f} reward, "
-        f"{step.update:.2f} update; peak {step.peak_mib:,.0f} MiB ({step.rest_mib:,.0f} at rest)"
+        f"{step.update:.2f} update, {step.cpu_seconds:.2f} of CPU; peak {step.peak_mib:,.0f} MiB "
+        f"({step.rest_mib:,.0f} at rest)"
     )
 
 
@@ -169,7 +154,7 @@ def print_row(row: dict[str, Any]) -> None:
         ratio = row["ratio"]
         print(
             f"{row['shape']} {row['precision']}: {ratio['median']:.2f}x TRL ({ratio['least']:.2f} to "
-            f"{ratio['most']:.2f}; {ratio['together']:.2f} together), peak memory "
+            f"{ratio['most']:.2f}; {ratio['together']:.2f} together, {ratio['cpu']:.2f} by CPU seconds), peak memory "
             f"{row['trl']['peak_mib'] / row['gruppo']['peak_mib']:.2f}x less"
         )
     if "limit" in row:
@@ -183,7 +168,7 @@ def print_row(row: dict[str, Any]) -> None:
 def tune(shape: str, folder: Path, threads: int) -> None:
     """TRL's settings that were tried: the second step of each."""
     for title, settings in TRL_TRIED.items():
-        contestant = Contestant("trl", folder, Job(shape, settings["dtype"], threads, trl=settings))
+        contestant = Contestant("trl", folder, Job(asdict(SHAPES[shape]), settings["dtype"], threads, trl=settings))
         try:
             contestant.step()
             print(f"  {shape} {title}: {told(contestant.step())}", flush=True)
