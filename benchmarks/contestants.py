@@ -10,8 +10,6 @@ two steps counts.
 
 import json
 import os
-import select
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,8 +18,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-LIMIT = 3600
-"""Seconds that one step may take."""
+from worker import Pipe, Worker
+
 LEARNING_RATE = 1e-6
 
 
@@ -34,10 +32,8 @@ class Job:
     precision: str = "float32"
     threads: int = 1
     device: str = "cpu"
-    config: dict[str, Any] = field(default_factory=dict)
-    """Options of gruppo's config."""
     plain: bool = False
-    """gruppo samples in waves."""
+    """gruppo samples in waves and trains on padded rows."""
     trl: dict[str, Any] = field(default_factory=dict)
     """Settings of TRL's GRPOConfig beside those of the shape; `dtype` and `attn_implementation` are the model's,
     `parts` is how many forward and backward passes an update has."""
@@ -81,47 +77,14 @@ class Contestant:
 
     def __init__(self, name: str, folder: Path, job: Job) -> None:
         self.name = name
-        command = [sys.executable, __file__, name, str(folder), json.dumps(asdict(job))]
         threads = str(job.threads)
-        environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed in `close`
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=environment
-        )
+        environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
+        self._worker = Worker(name, [sys.executable, __file__, name, str(folder), json.dumps(asdict(job))], environment)
+        self.close = self._worker.close
 
     def step(self) -> Step:
-        """One step.
-
-        Raises:
-            RuntimeError: the process has ended, with the end of what it said.
-            TimeoutError: it took longer than LIMIT.
-        """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            self._process.stdin.write(b"\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise self._ended() from None
-        if not select.select([self._process.stdout], [], [], LIMIT)[0]:
-            self.close()
-            raise TimeoutError(f"{self.name}: no step in {LIMIT} s")
-        line = self._process.stdout.readline()
-        if not line:
-            raise self._ended()
-        return Step(**json.loads(line))
-
-    def _ended(self) -> RuntimeError:
-        self._process.wait()
-        self._errors.seek(0)
-        said = self._errors.read().decode(errors="replace")[-3000:]
-        return RuntimeError(f"{self.name} ended with code {self._process.returncode}:\n{said}")
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.communicate()
-        self._errors.close()
+        """One step. Raises what `Worker.ask` does."""
+        return Step(**self._worker.ask())
 
 
 def pin(threads: int) -> None:
@@ -134,8 +97,7 @@ class Asker:
     """The contestant's end of the pipe. A loop calls `next` wherever it would begin its next step."""
 
     def __init__(self, device: str) -> None:
-        self._answers = os.fdopen(os.dup(1), "w")
-        os.dup2(2, 1)  # what libraries print must not be taken for an answer
+        self._pipe = Pipe()
         self._device = device
         self._began: float | None = None
         self._began_cpu = 0.0
@@ -152,9 +114,8 @@ class Asker:
             update = seconds - self.rollout - self.reward
             cpu_seconds = time.process_time() - self._began_cpu
             step = Step(seconds, cpu_seconds, self.rollout, self.reward, update, self.lengths, self._peak(), self._rest)
-            print(json.dumps(asdict(step)), file=self._answers, flush=True)
-        if not sys.stdin.readline():
-            os._exit(0)
+            self._pipe.answer(asdict(step))
+        self._pipe.question()
         self.rollout = self.reward = 0.0
         self._began, self._began_cpu = time.perf_counter(), time.process_time()
 
@@ -226,7 +187,7 @@ def gruppo(folder: Path, job: Job, asker: Asker) -> None:
         threads=job.threads,
         lora_rank=shape.lora_rank,
         prompt_template="{prompt}",
-        **job.config,
+        packing="padded" if job.plain else "trees",
     )
     bench = Workbench(config, str(folder), {}, SilentProgress())
     with tempfile.TemporaryDirectory() as out, RunFolder.open(out, config.model_dump(mode="json")) as run:

@@ -26,7 +26,7 @@ def keep(name: str, row: Row, key: Sequence[str], command: str) -> None:
 def render() -> None:
     """Write the page from whatever is stored."""
     parts = ["# Speed\n\nMeasured; every row says when, where and by which command.\n"]
-    for name, section in (("speed", _steps), ("sweep", _sweep)):
+    for name, section in (("speed", _steps), ("decode", _decode), ("sweep", _sweep)):
         path = STORE / f"{name}.json"
         if path.exists():
             parts.append(section(json.loads(path.read_text())["rows"]))
@@ -60,7 +60,7 @@ def _steps(rows: Sequence[Row]) -> str:
                 *name,
                 f"{ours['rate']:,.0f}",
                 f"{theirs['rate']:,.0f}",
-                f"**{ratio['median']:.2f}** ({ratio['least']:.2f} to {ratio['most']:.2f}, {row['pairs']} pairs)",
+                _spread({**row, **ratio}, ratio["median"]),
                 f"{ratio['together']:.2f}",
                 f"{ratio['cpu']:.2f}",
                 f"{ours['peak_mib']:,.0f} / {theirs['peak_mib']:,.0f}",
@@ -120,6 +120,36 @@ _SECONDS = {
     "update_seconds": "update, s",
     "seconds": "step, s",
 }
+
+
+def _decode(rows: Sequence[Row]) -> str:
+    columns = ["shape", "precision", "threads", "way", "tokens/s", "the local engine's rate over it", "clock"]
+    lines = [
+        [
+            row["shape"],
+            row["precision"],
+            str(row["threads"]),
+            row["way"],
+            f"{row['rate']:,.0f}",
+            "" if row["way"] == "slots" else _spread(row, row["ratio"]),
+            row["clock"],
+        ]
+        for row in rows
+    ]
+    titles = "\n".join(f"- {shape}: {SHAPES[shape].title}." for shape in dict.fromkeys(row["shape"] for row in rows))
+    return "\n".join(
+        [
+            "## Generation with log-probs\n",
+            f"{titles}\n\nslots is the local engine; all ways in turns in one run (`benchmarks/decode.py` says what "
+            "each does); medians.\n",
+            table(columns, lines),
+            sources(rows),
+        ]
+    )
+
+
+def _spread(row: Row, median: float) -> str:
+    return f"**{median:.2f}** ({row['least']:.2f} to {row['most']:.2f}, {row['pairs']} pairs)"
 
 
 def _sweep(rows: Sequence[Row]) -> str:

@@ -33,7 +33,7 @@ FIELDS = {"group": "group_size", "prompt": "prompt_length", "completion": "new_t
 LONG = replace(BASE, prompts=2, group_size=16, prompt_length=2048, new_tokens=64)
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "trees, slots": ("gruppo", {}),
-    "padded, waves": ("gruppo", {"config": {"packing": "padded"}, "plain": True}),
+    "padded, waves": ("gruppo", {"plain": True}),
     "TRL": ("trl", {"trl": TRL_BEST["float32"]}),
 }
 
