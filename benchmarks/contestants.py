@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from worker import Pipe, Worker
 
 LEARNING_RATE = 1e-6
@@ -107,6 +108,8 @@ class Asker:
 
     def next(self) -> None:
         """Answer for the step that has ended, wait to be asked for the next; ends the process with the pipe."""
+        if self._device == "cuda":
+            torch.cuda.synchronize()
         if self._began is None:
             self._rest = resident_mib("VmRSS")
         else:
@@ -115,14 +118,14 @@ class Asker:
             cpu_seconds = time.process_time() - self._began_cpu
             step = Step(seconds, cpu_seconds, self.rollout, self.reward, update, self.lengths, self._peak(), self._rest)
             self._pipe.answer(asdict(step))
+        if self._device == "cuda":
+            torch.cuda.empty_cache()  # the other contestant is on the same card
         self._pipe.question()
         self.rollout = self.reward = 0.0
         self._began, self._began_cpu = time.perf_counter(), time.process_time()
 
     def _peak(self) -> float:
         if self._device == "cuda":
-            import torch
-
             return torch.cuda.max_memory_allocated() / 2**20
         return resident_mib("VmHWM")
 
@@ -202,7 +205,6 @@ def gruppo(folder: Path, job: Job, asker: Asker) -> None:
 
 def trl(folder: Path, job: Job, asker: Asker) -> None:
     """TRL's GRPOTrainer; what is not said by the shape or by `job.trl` is its default."""
-    import torch
     from datasets import Dataset
     from shapes import Shape, token_reward
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback

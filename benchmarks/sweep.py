@@ -17,9 +17,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from contestants import Contestant, Job, Step, pin
+from contestants import Job, Step, pin
+from duel import in_turns
 from shapes import SHAPES, Shape
-from speed import TRL_BEST, told
+from speed import TRL_BEST
 from speed_page import keep, render
 
 BASE = replace(SHAPES["g"], prompts=4, group_size=8, prompt_length=256, new_tokens=128)
@@ -86,22 +87,15 @@ def long_prompt(threads: int, steps: int, command: str) -> None:
 
 def measured(shape: Shape, jobs: list[tuple[str, Job]], threads: int, steps: int) -> list[dict[str, Any]]:
     """The medians of each job, in turns."""
-    cores, load = os.sched_getaffinity(0), os.getloadavg()[0]
+    cores, load = os.sched_getaffinity(0), round(os.getloadavg()[0], 1)
     with tempfile.TemporaryDirectory() as folder:
         shape.save(Path(folder))
         pin(threads)
-        contestants = [Contestant(name, Path(folder), job) for name, job in jobs]
-        os.sched_setaffinity(0, cores)
-        found: list[list[Step]] = [[] for _ in jobs]
         try:
-            for step in range(steps + 1):
-                for contestant, taken in zip(contestants, found, strict=True):
-                    taken.append(contestant.step())
-                    print(f"  {contestant.name}: {told(taken[-1])}" + " (warm-up)" * (step == 0), flush=True)
+            found = in_turns(jobs, Path(folder), steps)
         finally:
-            for contestant in contestants:
-                contestant.close()
-    return [{**medians(taken[1:]), "load": round(load, 1)} for taken in found]
+            os.sched_setaffinity(0, cores)
+    return [{**medians(taken), "load": load} for taken in found]
 
 
 def medians(steps: list[Step]) -> dict[str, float]:
