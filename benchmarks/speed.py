@@ -78,7 +78,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--only", choices=["gruppo", "trl"], help="measure one alone and store nothing")
-    parser.add_argument("--tune", action="store_true", help="TRL's settings one after another; stores nothing")
+    parser.add_argument(
+        "--tune",
+        nargs="?",
+        const="",
+        metavar="TEXT",
+        help="TRL's settings one after another, those with TEXT in their title; stores nothing",
+    )
     parser.add_argument("--render", action="store_true", help="only render the page")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
@@ -86,8 +92,8 @@ def main() -> None:
     for shape in () if asked.render else asked.shapes.split(","):
         with tempfile.TemporaryDirectory() as folder:
             SHAPES[shape].save(Path(folder))
-            if asked.tune:
-                tune(shape, Path(folder), asked.threads)
+            if asked.tune is not None:
+                tune(shape, Path(folder), asked)
                 continue
             for precision in asked.precision.split(","):
                 job = Job(asdict(SHAPES[shape]), precision, asked.threads, trl=TRL_BEST[precision])
@@ -97,14 +103,18 @@ def main() -> None:
                     command = f"python benchmarks/speed.py --shapes {shape} --precision {precision} --threads "
                     command += f"{asked.threads} --pairs {asked.pairs}"
                     keep("speed", row, ("shape", "precision", "threads"), command)
-    if not (asked.tune or asked.only):
+    if asked.tune is None and not asked.only:
         render()
 
 
-def tune(shape: str, folder: Path, threads: int) -> None:
+def tune(shape: str, folder: Path, asked: argparse.Namespace) -> None:
     """TRL's settings that were tried: the second step of each."""
     for title, settings in TRL_TRIED.items():
-        contestant = Contestant("trl", folder, Job(asdict(SHAPES[shape]), settings["dtype"], threads, trl=settings))
+        if asked.tune not in title:
+            continue
+        contestant = Contestant(
+            "trl", folder, Job(asdict(SHAPES[shape]), settings["dtype"], asked.threads, trl=settings)
+        )
         try:
             contestant.step()
             print(f"  {shape} {title}: {told(contestant.step())}", flush=True)

@@ -2,10 +2,12 @@
 
 import json
 import os
+import queue
 import select
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -74,14 +76,19 @@ class Pipe:
     def __init__(self) -> None:
         self._answers = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
+        self._questions: queue.SimpleQueue[str] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        """Ends the process as soon as nobody is left to ask, in the midst of an answer too."""
+        for line in sys.stdin:
+            self._questions.put(line)
+        os._exit(0)
 
     def answer(self, value: Any) -> None:
         """Say it."""
         print(json.dumps(value), file=self._answers, flush=True)
 
     def question(self) -> Any:
-        """The next question; ends the process where none will come."""
-        line = sys.stdin.readline()
-        if not line:
-            os._exit(0)
-        return json.loads(line)
+        """The next question."""
+        return json.loads(self._questions.get())
