@@ -34,7 +34,7 @@ class Job:
     threads: int = 1
     device: str = "cpu"
     plain: bool = False
-    """gruppo samples in waves and trains on padded rows."""
+    """gruppo's option `plain`: decoding in waves, padded rows."""
     trl: dict[str, Any] = field(default_factory=dict)
     """Settings of TRL's GRPOConfig beside those of the shape; `dtype` and `attn_implementation` are the model's,
     `parts` is how many forward and backward passes an update has."""
@@ -152,7 +152,6 @@ def gruppo(folder: Path, job: Job, asker: Asker) -> None:
     from gruppo.monitor.run_folder import RunFolder
     from gruppo.rewards import Reward, Rubric
     from gruppo.rollout.collect import Collector
-    from gruppo.rollout.local import LocalEngine
     from gruppo.types import Group, Problem, SamplingParams
 
     shape = Shape(**job.shape)
@@ -190,15 +189,14 @@ def gruppo(folder: Path, job: Job, asker: Asker) -> None:
         threads=job.threads,
         lora_rank=shape.lora_rank,
         prompt_template="{prompt}",
-        packing="padded" if job.plain else "trees",
+        plain=job.plain,
     )
     bench = Workbench(config, str(folder), {}, SilentProgress())
     with tempfile.TemporaryDirectory() as out, RunFolder.open(out, config.model_dump(mode="json")) as run:
         sampling = SamplingParams(max_completion_length=shape.new_tokens, stop_token_ids=shape.stop_token_ids)
         rubric = Rubric([Reward("tokens", token_reward)])
         trainer = bench.trainer(run, problems)
-        engine = LocalEngine(bench.loaded.model, bench.renderer, plain=True) if job.plain else bench.engine
-        trainer.collector = Collector(engine, rubric, bench.renderer, sampling, shape.group_size)
+        trainer.collector = Collector(bench.engine, rubric, bench.renderer, sampling, shape.group_size)
         trainer.stream = Asked(problems, seed=0)
         trainer.run()
 
