@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -141,8 +141,16 @@ def resident_mib(field: str) -> float:
     raise OSError(f"/proc/self/status has no {field}")
 
 
-def gruppo(folder: Path, job: Job, asker: Asker) -> None:
-    """gruppo's trainer with the defaults of its config, the reward in this process."""
+def gruppo_trainer(job: Job, folder: Path, out: Path, began: Callable[[], None], lengths: list[int]) -> Any:
+    """gruppo's trainer with the defaults of its config, the reward in this process.
+
+    Args:
+        job: what to do.
+        folder: the model.
+        out: the run folder.
+        began: called before each step, and once more after the last.
+        lengths: gets the lengths of a step's completions.
+    """
     from shapes import Shape, token_reward
 
     from gruppo.config.schema import Config
@@ -158,20 +166,17 @@ def gruppo(folder: Path, job: Job, asker: Asker) -> None:
     problems = shape.problems(64 * shape.prompts)
 
     class Asked(ProblemStream):
-        """Takes the problems in their order, when asked to."""
+        """Gives the problems in their order."""
 
         taken = 0
 
         def take(self, n: int, slice: object = None) -> list[Problem]:
-            metrics = run.read_metrics()
-            if metrics:
-                asker.rollout, asker.reward = metrics[-1]["seconds_rollout"], metrics[-1]["seconds_reward"]
-            asker.next()
+            began()
             self.taken += n
             return [problems[number % len(problems)] for number in range(self.taken - n, self.taken)]
 
         def observe(self, groups: Sequence[Group]) -> None:
-            asker.lengths = [len(rollout.completion) for group in groups for rollout in group.rollouts]
+            lengths[:] = [len(rollout.completion) for group in groups for rollout in group.rollouts]
 
     config = Config(
         model=str(folder),
@@ -192,12 +197,25 @@ def gruppo(folder: Path, job: Job, asker: Asker) -> None:
         plain=job.plain,
     )
     bench = Workbench(config, str(folder), {}, SilentProgress())
-    with tempfile.TemporaryDirectory() as out, RunFolder.open(out, config.model_dump(mode="json")) as run:
-        sampling = SamplingParams(max_completion_length=shape.new_tokens, stop_token_ids=shape.stop_token_ids)
-        rubric = Rubric([Reward("tokens", token_reward)])
-        trainer = bench.trainer(run, problems)
-        trainer.collector = Collector(bench.engine, rubric, bench.renderer, sampling, shape.group_size)
-        trainer.stream = Asked(problems, seed=0)
+    sampling = SamplingParams(max_completion_length=shape.new_tokens, stop_token_ids=shape.stop_token_ids)
+    rubric = Rubric([Reward("tokens", token_reward)])
+    trainer = bench.trainer(RunFolder.open(out, config.model_dump(mode="json")), problems)
+    trainer.collector = Collector(bench.engine, rubric, bench.renderer, sampling, shape.group_size)
+    trainer.stream = Asked(problems, seed=0)
+    return trainer
+
+
+def gruppo(folder: Path, job: Job, asker: Asker) -> None:
+    """Steps of gruppo."""
+
+    def began() -> None:
+        metrics = trainer.recorder.folder.read_metrics()
+        if metrics:
+            asker.rollout, asker.reward = metrics[-1]["seconds_rollout"], metrics[-1]["seconds_reward"]
+        asker.next()
+
+    with tempfile.TemporaryDirectory() as out:
+        trainer = gruppo_trainer(job, folder, Path(out), began, asker.lengths)
         trainer.run()
 
 
@@ -230,7 +248,7 @@ def trl(folder: Path, job: Job, asker: Asker) -> None:
             start = time.perf_counter()
             found = super()._generate_single_turn(*given, **named)
             asker.rollout += time.perf_counter() - start
-            asker.lengths = [len(ids) for ids in found[0]]
+            asker.lengths[:] = [len(ids) for ids in found[0]]
             return found
 
         def _calculate_rewards(self, *given: Any, **named: Any) -> Any:

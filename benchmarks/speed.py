@@ -34,38 +34,18 @@ from speed_page import keep, render
 _PLAIN = {"bf16": False, "gradient_checkpointing": False}
 TRL_BEST: dict[str, dict[str, Any]] = {"float32": _PLAIN, "bfloat16": _PLAIN}
 """TRL's quickest settings by precision of the model."""
+_EAGER = {**_PLAIN, "attn_implementation": "eager"}
 TRL_TRIED: dict[str, dict[str, Any]] = {
     "defaults: float32 under autocast, checkpointing": {"dtype": "float32"},
-    "float32": {"dtype": "float32", **_PLAIN},
     "float32, checkpointing": {"dtype": "float32", "bf16": False},
-    "float32, in 4 parts": {"dtype": "float32", **_PLAIN, "parts": 4},
-    "float32, in 8 parts": {"dtype": "float32", **_PLAIN, "parts": 8},
-    "float32, in 16 parts": {"dtype": "float32", **_PLAIN, "parts": 16},
-    "float32, in 32 parts": {"dtype": "float32", **_PLAIN, "parts": 32},
-    "float32, in 8 parts, eager attention": {
-        "dtype": "float32",
-        **_PLAIN,
-        "parts": 8,
-        "attn_implementation": "eager",
-    },
-    "float32, in 8 parts, static cache": {
-        "dtype": "float32",
-        **_PLAIN,
-        "parts": 8,
-        "cache_implementation": "static",
-    },
-    "bfloat16": {"dtype": "bfloat16", **_PLAIN},
-    "bfloat16, in 4 parts": {"dtype": "bfloat16", **_PLAIN, "parts": 4},
-    "bfloat16, in 8 parts": {"dtype": "bfloat16", **_PLAIN, "parts": 8},
-    "bfloat16, in 16 parts": {"dtype": "bfloat16", **_PLAIN, "parts": 16},
-    "bfloat16, in 32 parts": {"dtype": "bfloat16", **_PLAIN, "parts": 32},
-    "bfloat16 under autocast, in 8 parts": {"dtype": "bfloat16", **_PLAIN, "parts": 8, "bf16": True},
+    "float32, static cache": {"dtype": "float32", **_PLAIN, "parts": 8, "cache_implementation": "static"},
     "float32 under autocast, in 8 parts": {"dtype": "float32", **_PLAIN, "parts": 8, "bf16": True},
-    "bfloat16, in 8 parts, eager attention": {
-        "dtype": "bfloat16",
-        **_PLAIN,
-        "parts": 8,
-        "attn_implementation": "eager",
+    "bfloat16 under autocast, in 8 parts": {"dtype": "bfloat16", **_PLAIN, "parts": 8, "bf16": True},
+    **{
+        f"{dtype}, {attention}, in {parts} parts": {"dtype": dtype, **settings, "parts": parts}
+        for dtype in ("float32", "bfloat16")
+        for attention, settings in (("sdpa", _PLAIN), ("eager", _EAGER))
+        for parts in (1, 4, 8, 16, 32)
     },
 }
 
