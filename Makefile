@@ -12,7 +12,7 @@ help:
 	@echo "make quick     the quick tier of it"
 	@echo "make lint      ruff, pyright, import-linter"
 	@echo "make results   the slow tables of docs/results.md; WORDS=DIR adds the real word problems, GSM8K=FILE the 0.5B run, KK=DIR knights and knaves, REWARDS=DIR the rewards on real data"
-	@echo "make bench     a GRPO step against TRL, in turns, into benchmarks/speed.md; one core; ARGS='--shapes b'"
+	@echo "make bench     a GRPO step against TRL, in turns, into benchmarks/speed.md; one core; ARGS='--shapes b --pairs 3'"
 	@echo "make setup     the environment in .venv, with the development extras"
 
 setup: $(STAMP)
