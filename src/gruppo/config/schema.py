@@ -161,6 +161,9 @@ class Config(DataFields, OptimizerFields):
 
     precision: Precision = "float32"
     """Arithmetic of the model. bfloat16 keeps float32 master weights in the optimizer."""
+    rollout_precision: Precision | None = None
+    """Arithmetic of the rollouts, on a copy of the weights. Unset: as precision. Where they differ and
+    sampler_correction is unset, that is token_truncate."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     threads: int | None = Field(default=None, ge=1)
@@ -258,6 +261,11 @@ class Config(DataFields, OptimizerFields):
         return [top, *((top[0] if low is None else low, top[1] if high is None else high) for low, high in pairs)]
 
     @property
+    def rollouts_differ(self) -> bool:
+        """Whether rollouts are computed in another precision than the update."""
+        return self.rollout_precision not in (None, self.precision)
+
+    @property
     def optimizer_steps_per_batch(self) -> int:
         """Passes times minibatches: with more than one, old log-probs are taken and the clip range matters."""
         return self.updates_per_batch * self.minibatches
@@ -279,6 +287,9 @@ class Config(DataFields, OptimizerFields):
         given = filled(cast(dict[str, Any], value))
         if given.get("reference_refresh_every") is True:
             given["reference_refresh_every"] = DEFAULT_REFRESH
+        precision = given.get("precision", cls.model_fields["precision"].default)
+        if given.get("rollout_precision", precision) not in (None, precision):
+            given.setdefault("sampler_correction", "token_truncate")
         return given
 
     @model_validator(mode="after")

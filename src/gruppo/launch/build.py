@@ -16,6 +16,7 @@ from gruppo.data.problems import load_demonstrations, load_problems
 from gruppo.data.readers import Purpose
 from gruppo.errors import ConfigError, DataError
 from gruppo.evaluation.evaluate import Evaluator, Label
+from gruppo.launch.rollouts import local_engine, separate_engine
 from gruppo.launch.streams import load_limits, problem_stream
 from gruppo.monitor.mirrors import open_mirrors
 from gruppo.monitor.recorder import Recorder
@@ -27,7 +28,6 @@ from gruppo.rewards.workers import WorkerPool, default_pool
 from gruppo.rollout.collect import Collector
 from gruppo.rollout.draws import derive_seed
 from gruppo.rollout.engine import RolloutEngine
-from gruppo.rollout.local import LocalEngine
 from gruppo.training.checkpoint import Checkpoints
 from gruppo.training.controls import Controls, ControlSettings
 from gruppo.training.losses import LossSettings
@@ -112,16 +112,15 @@ class Workbench:
 
     @cached_property
     def engine(self) -> RolloutEngine:
-        """The engine, on the trainer's own model."""
-        return LocalEngine(
-            self.loaded.model,
-            self.renderer,
-            self.config.max_live_completions,
-            self.loaded.context_length,
-            note=self.observer.note,
-            plain=self.config.plain,
-            batch_invariant=self.config.batch_invariant,
-        )
+        """The engine on the trainer's own model, which evaluations ask."""
+        return local_engine(self.config, self.loaded, self.renderer, self.observer.note)
+
+    @cached_property
+    def rollout_engine(self) -> RolloutEngine:
+        """The engine that training samples from: that one, or one on a copy in `rollout_precision`."""
+        if not self.config.rollouts_differ:
+            return self.engine
+        return separate_engine(self.config, self.loaded, self.renderer, self.observer.note)
 
     @property
     def token_budget(self) -> int:
@@ -143,7 +142,7 @@ class Workbench:
     def collector(self) -> Collector:
         """Sampling and scoring as the GRPO stage does it."""
         sampling = self.sampling(self.config.temperature, self.config.max_completion_length)
-        return Collector(self.engine, self.rubric, self.renderer, sampling, self.config.group_size)
+        return Collector(self.rollout_engine, self.rubric, self.renderer, sampling, self.config.group_size)
 
     def problems(self, sources: Sequence[str], fields: DataFields, split: Purpose, room: int) -> list[Problem]:
         """Problems with their prompts as tokens; tells the mapping, and what was left out.
@@ -226,9 +225,13 @@ class Workbench:
             save_rollouts_every=config.save_rollouts_every,
         )
 
+    @property
+    def _packing(self) -> str:
+        return "padded" if self.config.plain else "trees"
+
     def policy(self, optimizers: OptimizerSet) -> LocalPolicy:
         """The policy; tells why its rows are padded where trees were asked for."""
-        wanted = "padded" if self.config.plain else "trees"
+        wanted = self._packing
         policy = LocalPolicy(
             self.loaded.model, optimizers, self.token_budget, reference=self.config.wants_reference, packing=wanted
         )
@@ -270,7 +273,7 @@ class Workbench:
             controls=controls,
             learning_rate=sft.learning_rate,
             lr_factor=partial(lr_factor, steps=steps, fields=sft),
-            passes=passes_of(model, self.token_budget, self.config.packing)[0],
+            passes=passes_of(model, self.token_budget, self._packing)[0],
             checkpoints=checkpoints,
         )
 
@@ -293,11 +296,11 @@ class Workbench:
         return kept
 
     def evaluator(self, settings: EvalConfig, problems: Sequence[Problem], label: Label | None) -> Evaluator:
-        """The evaluation of the engine's weights; the whole distribution, without top-k and top-p."""
+        """The evaluation of the trained weights in their own precision, without top-k and top-p."""
         length = settings.max_completion_length or self.config.max_completion_length
         sampling = replace(self.sampling(settings.temperature, length), top_k=0, top_p=1.0)
         return Evaluator(
-            collector=self.collector,
+            collector=replace(self.collector, engine=self.engine),
             problems=problems,
             sampling=sampling,
             samples=settings.samples,
@@ -321,7 +324,8 @@ class Workbench:
             self.observer.note(f"{stage}: goes on after step {step}")
         config = self.config.model_dump(mode="json")
         mirrors = open_mirrors(self.config.report_to, folder.path, config, resumed_at=step)
-        return Recorder(folder, self.observer, mirrors, stage=stage, precision=self.config.precision, writer=writer)
+        precision = "mixed" if self.config.rollouts_differ and stage == "grpo" else self.config.precision
+        return Recorder(folder, self.observer, mirrors, stage=stage, precision=precision, writer=writer)
 
 
 def check_packages(config: Config) -> None:
