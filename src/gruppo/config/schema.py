@@ -181,16 +181,17 @@ class Config(DataFields, OptimizerFields):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     micro_batch_tokens: int | None = Field(default=None, ge=1)
-    """Tokens per forward and backward pass, padding counted. Unset: by vocabulary and device. Never changes the
-    update."""
+    """Tokens per forward and backward pass, padding counted. Unset: found from the memory that is free. Never changes
+    the update but for rounding."""
     plain: bool = False
     """Everything the plain way: padded rows, decoding in waves; for debugging. Never changes the update but for
     rounding."""
     batch_invariant: bool = True
     """A completion's tokens and log-probs are the same to the bit whatever else is decoded beside it. Rules for it are
     tried at start; on a machine where none holds the run says so and goes on without."""
-    max_live_completions: int = Field(default=256, ge=1)
-    """Completions that the engine decodes at a time; bounds its memory. Never changes what is drawn."""
+    max_live_completions: int | None = Field(default=None, ge=1)
+    """Completions that the engine decodes at a time; bounds its memory. Unset: found from the memory that is free, at
+    most 256. Never changes what is drawn."""
 
     checkpoint_every: int = Field(default=50, ge=1)
     """Steps between checkpoints; the last step always leaves one."""

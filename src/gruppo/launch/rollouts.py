@@ -11,21 +11,28 @@ from gruppo.types import TextDecoder
 
 
 def local_engine(
-    config: Config, loaded: LoadedModel, decoder: TextDecoder, note: Callable[[str], None], *, separate: bool = False
+    config: Config,
+    loaded: LoadedModel,
+    decoder: TextDecoder,
+    max_live: int,
+    note: Callable[[str], None],
+    *,
+    separate: bool = False,
 ) -> LocalEngine:
     """An engine on the model that was loaded.
 
     Args:
-        config: what bounds it, and how it decodes.
+        config: how it decodes.
         loaded: the trainer's model, or a copy for rollouts.
         decoder: turns tokens into text, for stop strings.
+        max_live: completions decoded at a time.
         note: is told why it does not decode as it was asked to.
         separate: the model is a copy.
     """
     return LocalEngine(
         loaded.model,
         decoder,
-        config.max_live_completions,
+        max_live,
         loaded.context_length,
         note=note,
         plain=config.plain,
@@ -35,7 +42,7 @@ def local_engine(
 
 
 def separate_engine(
-    config: Config, loaded: LoadedModel, decoder: TextDecoder, note: Callable[[str], None]
+    config: Config, loaded: LoadedModel, decoder: TextDecoder, max_live: int, note: Callable[[str], None]
 ) -> LocalEngine:
     """An engine on a copy of the model in `rollout_precision`; says what corrects the difference."""
     assert config.rollout_precision is not None
@@ -44,4 +51,4 @@ def separate_engine(
     rollouts = f"rollouts in {config.rollout_precision} on a copy of the weights"
     note(f"{rollouts}, the update in {config.precision}; {corrected}")
     copied = replace(loaded, model=rollout_copy(loaded.model, DTYPES[config.rollout_precision]))
-    return local_engine(config, copied, decoder, note, separate=True)
+    return local_engine(config, copied, decoder, max_live, note, separate=True)
