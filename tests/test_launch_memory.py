@@ -1,4 +1,4 @@
-"""What fits: the arithmetic by a table, activations against what autograd keeps, and what a run that goes on keeps to."""
+"""What fits: the arithmetic by a table, activations against what autograd keeps, and what a resumed run keeps to."""
 
 from pathlib import Path
 from typing import Any

@@ -156,8 +156,11 @@ class Workbench:
     @cached_property
     def collector(self) -> Collector:
         """Sampling and scoring as the GRPO stage does it."""
+        return self._collector(self.rollout_engine)
+
+    def _collector(self, engine: RolloutEngine) -> Collector:
         sampling = self.sampling(self.config.temperature, self.config.max_completion_length)
-        return Collector(self.rollout_engine, self.rubric, self.renderer, sampling, self.config.group_size)
+        return Collector(engine, self.rubric, self.renderer, sampling, self.config.group_size)
 
     def problems(self, sources: Sequence[str], fields: DataFields, split: Purpose, room: int) -> list[Problem]:
         """Problems with their prompts as tokens; tells the mapping, and what was left out.
@@ -316,7 +319,7 @@ class Workbench:
         length = settings.max_completion_length or self.config.max_completion_length
         sampling = replace(self.sampling(settings.temperature, length), top_k=0, top_p=1.0)
         return Evaluator(
-            collector=replace(self.collector, engine=self.engine),
+            collector=self._collector(self.engine),
             problems=problems,
             sampling=sampling,
             samples=settings.samples,

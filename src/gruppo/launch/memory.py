@@ -155,7 +155,7 @@ class Memory:
 
     def _settled(self, name: str, found: int, free: int | None, each: str) -> int:
         number = settled(name, found, self.folder)
-        memory = "how much memory is free is not known here" if free is None else f"{free / 1e9:.1f} GB are free"
+        memory = "how much memory is free is not known here" if free is None else f"{free / 1e9:.3g} GB are free"
         self.note(f"{name}: {number} ({memory}, {each})")
         return number
 
