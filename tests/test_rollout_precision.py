@@ -61,7 +61,8 @@ def test_a_copy_in_bfloat16_keeps_in_float32_what_a_model_loaded_so_keeps():
     made = rollout_copy(tiny(), torch.bfloat16)
     assert {parameter.dtype for parameter in made.parameters()} == {torch.bfloat16}
     assert {buffer.dtype for buffer in made.buffers()} == {torch.float32}
-    assert made.get_output_embeddings().weight is made.get_input_embeddings().weight
+    head: Any = made.get_output_embeddings()
+    assert head.weight is made.get_input_embeddings().weight
     off = float((logits(made).float() - logits(tiny())).abs().max())
     assert 1e-4 < off < 0.1
 
