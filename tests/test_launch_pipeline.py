@@ -28,6 +28,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "full": {},
     "lora with a reference": {"lora_rank": 2, "beta": 0.1, "learning_rate": 0.01},
     "bfloat16": {"precision": "bfloat16", "updates_per_batch": 2},
+    "rollouts in bfloat16": {"rollout_precision": "bfloat16", "lora_rank": 2, "learning_rate": 0.01},
 }
 
 
@@ -134,6 +135,13 @@ def test_the_metrics_of_the_variants(whole: Whole, variant: str):
         assert {row["policy_ratio_mean"] for row in rows} == {1.0}
     if variant == "bfloat16":  # the second update of a batch sees what the first has moved
         assert all(row["policy_ratio_mean"] != 1.0 for row in rows[:5])
+    if variant == "rollouts in bfloat16":
+        assert all(1e-3 < row["sampler_logprob_difference_max"] < 0.05 for row in rows)
+        assert all(1e-4 < row["sampler_logprob_difference_mean"] < 0.01 for row in rows)
+        assert all(1e-7 < row["sampler_kl"] < 1e-4 for row in rows)
+        assert all(0 < abs(row["importance_weight_mean"] - 1) < 1e-3 for row in rows)
+    else:
+        assert {row["importance_weight_mean"] for row in rows} == {None}
     if variant == "lora with a reference":
         kls = [row["kl_to_reference"] for row in rows]
         assert kls[0] == 0.0

@@ -145,6 +145,12 @@ REFUSALS: tuple[Check, ...] = (
         "quantize: got {quantize}, but 4-bit weights can't be trained; set lora_rank, such as 16, or quantize none",
     ),
     Check(
+        ("rollout_precision", "quantize"),
+        lambda c: c.rollout_precision is not None and c.quantize != "none",
+        "rollout_precision: got {rollout_precision} with quantize {quantize}, whose 4-bit weights the rollouts share; "
+        "leave one of them out",
+    ),
+    Check(
         ("rslora", "lora_rank"),
         lambda c: c.rslora and c.lora_rank == 0,
         "rslora: got true without LoRA; set lora_rank, such as 16, or leave rslora out",
@@ -320,6 +326,12 @@ WARNINGS: tuple[Check, ...] = (
             and c.advantage_clip >= math.sqrt(_largest_group(c) - 1)
         ),
         "no effect: advantages divided by their group's std are at most the root of group_size - 1; lower it",
+    ),
+    Check(
+        ("sampler_correction", "rollout_precision", "precision"),
+        lambda c: c.rollouts_differ and c.sampler_correction == "none",
+        "leaves it uncorrected that rollouts in {rollout_precision} are drawn from another distribution than the one "
+        "that is trained in {precision}; take token_truncate, or leave it out",
     ),
     Check(
         ("lora_alpha",),

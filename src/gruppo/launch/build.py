@@ -1,7 +1,7 @@
 """Config to objects: model, renderer, engine, rubric, streams, trainers. Nothing is run here."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from gruppo.data.problems import load_demonstrations, load_problems
 from gruppo.data.readers import Purpose
 from gruppo.errors import ConfigError, DataError
 from gruppo.evaluation.evaluate import Evaluator, Label
+from gruppo.launch.memory import Memory
+from gruppo.launch.rollouts import local_engine, separate_engine
 from gruppo.launch.streams import load_limits, problem_stream
 from gruppo.monitor.mirrors import open_mirrors
 from gruppo.monitor.recorder import Recorder
@@ -27,13 +29,12 @@ from gruppo.rewards.workers import WorkerPool, default_pool
 from gruppo.rollout.collect import Collector
 from gruppo.rollout.draws import derive_seed
 from gruppo.rollout.engine import RolloutEngine
-from gruppo.rollout.local import LocalEngine
 from gruppo.training.checkpoint import Checkpoints
 from gruppo.training.controls import Controls, ControlSettings
 from gruppo.training.losses import LossSettings
 from gruppo.training.models import LoadedModel, add_lora, choose_device, load_model, merge_lora
 from gruppo.training.optimizers import OptimizerSet, build_optimizers
-from gruppo.training.packing import Row, default_token_budget
+from gruppo.training.packing import Row
 from gruppo.training.passes import passes_of
 from gruppo.training.policy import LocalPolicy
 from gruppo.training.quantization import import_bitsandbytes
@@ -55,6 +56,7 @@ class Workbench:
         functions: rewards given as Python objects, by name.
         observer: who is told of notes and progress.
         pool: the processes in which rewards run; None: those of all calls outside a run.
+        folder: the run's, which keeps what was found from memory; None: there is none.
     """
 
     config: Config
@@ -62,6 +64,8 @@ class Workbench:
     functions: dict[str, RewardFunction]
     observer: ProgressObserver
     pool: WorkerPool | None = None
+    folder: Path | None = None
+    _prompt_lengths: list[int] = field(default_factory=list[int], init=False)
 
     @cached_property
     def loaded(self) -> LoadedModel:
@@ -112,21 +116,31 @@ class Workbench:
 
     @cached_property
     def engine(self) -> RolloutEngine:
-        """The engine, on the trainer's own model."""
-        return LocalEngine(
-            self.loaded.model,
-            self.renderer,
-            self.config.max_live_completions,
-            self.loaded.context_length,
-            note=self.observer.note,
-            plain=self.config.plain,
-            batch_invariant=self.config.batch_invariant,
-        )
+        """The engine on the trainer's own model, which evaluations ask."""
+        return local_engine(self.config, self.loaded, self.renderer, self.max_live, self.observer.note)
 
-    @property
+    @cached_property
+    def rollout_engine(self) -> RolloutEngine:
+        """The engine that training samples from: that one, or one on a copy in `rollout_precision`."""
+        if not self.config.rollouts_differ:
+            return self.engine
+        return separate_engine(self.config, self.loaded, self.renderer, self.max_live, self.observer.note)
+
+    @cached_property
     def token_budget(self) -> int:
         """Tokens of a micro-batch."""
-        return self.config.micro_batch_tokens or default_token_budget(self.loaded.vocabulary, self.device)
+        return self.config.micro_batch_tokens or self._memory.token_budget()
+
+    @cached_property
+    def max_live(self) -> int:
+        """Completions decoded at a time."""
+        limit = self.config.max_prompt_length or self.loaded.context_length or 0
+        longest = max(self._prompt_lengths, default=limit)
+        return self.config.max_live_completions or self._memory.live_rows(longest)
+
+    @property
+    def _memory(self) -> Memory:
+        return Memory(self.config, self.loaded, self.device, self.folder, self.observer.note)
 
     @property
     def _packing(self) -> str:
@@ -147,8 +161,11 @@ class Workbench:
     @cached_property
     def collector(self) -> Collector:
         """Sampling and scoring as the GRPO stage does it."""
+        return self._collector(self.rollout_engine)
+
+    def _collector(self, engine: RolloutEngine) -> Collector:
         sampling = self.sampling(self.config.temperature, self.config.max_completion_length)
-        return Collector(self.engine, self.rubric, self.renderer, sampling, self.config.group_size)
+        return Collector(engine, self.rubric, self.renderer, sampling, self.config.group_size)
 
     def problems(self, sources: Sequence[str], fields: DataFields, split: Purpose, room: int) -> list[Problem]:
         """Problems with their prompts as tokens; tells the mapping, and what was left out.
@@ -171,6 +188,7 @@ class Workbench:
                 "(long_prompts: skip)"
             )
         self.rubric.check(kept)
+        self._prompt_lengths.extend(len(problem.prompt_ids) for problem in kept)
         return kept
 
     def _prompt_limit(self, room: int) -> int | None:
@@ -301,11 +319,11 @@ class Workbench:
         return kept
 
     def evaluator(self, settings: EvalConfig, problems: Sequence[Problem], label: Label | None) -> Evaluator:
-        """The evaluation of the engine's weights; the whole distribution, without top-k and top-p."""
+        """The evaluation of the trained weights in their own precision, without top-k and top-p."""
         length = settings.max_completion_length or self.config.max_completion_length
         sampling = replace(self.sampling(settings.temperature, length), top_k=0, top_p=1.0)
         return Evaluator(
-            collector=self.collector,
+            collector=self._collector(self.engine),
             problems=problems,
             sampling=sampling,
             samples=settings.samples,
@@ -329,7 +347,8 @@ class Workbench:
             self.observer.note(f"{stage}: goes on after step {step}")
         config = self.config.model_dump(mode="json")
         mirrors = open_mirrors(self.config.report_to, folder.path, config, resumed_at=step)
-        return Recorder(folder, self.observer, mirrors, stage=stage, precision=self.config.precision, writer=writer)
+        precision = "mixed" if self.config.rollouts_differ and stage == "grpo" else self.config.precision
+        return Recorder(folder, self.observer, mirrors, stage=stage, precision=precision, writer=writer)
 
 
 def check_packages(config: Config) -> None:

@@ -180,7 +180,7 @@ class _Pipeline:
         self._folder.append_event("stage", name=stage, seconds=round(time.perf_counter() - start, 3))
 
     def _workbench(self, model: str) -> Workbench:
-        return Workbench(self._config, model, self._functions, self._observer, self._pool)
+        return Workbench(self._config, model, self._functions, self._observer, self._pool, self._folder.path)
 
     # ---- the stages
 
@@ -242,7 +242,8 @@ class _Pipeline:
             return True
         if bench is None:
             plain = self._config.model_copy(update=PLAIN)
-            bench = Workbench(plain, str(self._folder.model_path), self._functions, self._observer, self._pool)
+            model, folder = str(self._folder.model_path), self._folder.path
+            bench = Workbench(plain, model, self._functions, self._observer, self._pool, folder)
         self._evaluate(bench, held_out or self._held_out(bench), "after")
         self._folder.mark_done("eval")
         return True

@@ -89,6 +89,18 @@ GRPO_METRICS: tuple[Metric, ...] = (
         high=0.05,
     ),
     Metric(
+        "sampler_logprob_difference_mean",
+        "nats",
+        "Mean |trainer - sampler| of a token's log-prob before the update.",
+        high=0.02,
+    ),
+    Metric(
+        "sampler_kl",
+        "nats/token",
+        "KL of the sampler from the trainer's policy by k3, over the tokens that were sampled.",
+        high=0.01,
+    ),
+    Metric(
         "importance_weight_mean",
         "1",
         "Mean weight of `sampler_correction`; 1 where engine and trainer agree, null without a correction.",

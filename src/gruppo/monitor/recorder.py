@@ -36,7 +36,8 @@ class Recorder:
         writer: BackgroundWriter | None = None,
     ) -> None:
         """folder: the stage's own (`run.sub("sft")` for SFT). stage: `grpo` or `sft`, which sets the table of
-        metrics and is the stage's name on the display. precision: how far trainer and sampler may differ.
+        metrics and is the stage's name on the display. precision: how far trainer and sampler may differ; `mixed`
+        where each has its own.
         writer: writes the rollouts; None: one of our own.
         """
         self.folder = folder

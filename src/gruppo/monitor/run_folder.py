@@ -109,6 +109,10 @@ class RunFolder:
         path = self.path / "environment.json"
         files.write_json(path, {**files.read_json(path), **facts})
 
+    def read_environment(self) -> dict[str, Any]:
+        """environment.json; empty where it is missing."""
+        return files.read_json(self.path / "environment.json")
+
     def _has_results(self) -> bool:
         """Whether anything was computed: until then a mistake in the config may be mended in the same folder."""
         return any((self.path / name).exists() for name in _RESULTS)

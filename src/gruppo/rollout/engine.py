@@ -17,6 +17,9 @@ from gruppo.types import Completion, GroupRequest, TensorStream
 class RolloutEngine(ABC):
     """Draws completions. `submit` queues, `completed` yields as they finish, `generate` is the plain call over both."""
 
+    separate: bool = False
+    """Whether it holds a copy of the weights, under the names and in the form of a saved model (LoRA merged in)."""
+
     @abstractmethod
     def submit(self, request: GroupRequest) -> None:
         """Queue a group; returns at once.

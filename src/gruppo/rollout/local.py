@@ -35,6 +35,8 @@ class LocalEngine(RolloutEngine):
         plain: decode in waves whatever the model.
         batch_invariant: compute each row so that, in slots, its numbers do not depend on the others in the batch, where
             this machine can.
+        separate: the model is a copy of the trainer's, whose weights come with adapters merged in, to be rounded to the
+            copy's precision.
     """
 
     def __init__(
@@ -47,7 +49,9 @@ class LocalEngine(RolloutEngine):
         note: Callable[[str], None] | None = None,
         plain: bool = False,
         batch_invariant: bool = True,
+        separate: bool = False,
     ) -> None:
+        self.separate = separate
         self._model = model
         self._decoder = decoder
         self._max_live = max_live
@@ -125,7 +129,7 @@ class LocalEngine(RolloutEngine):
 
     def load_weights(self, tensors: TensorStream, version: int) -> None:
         """Copy weights into the model; tensors that already are the model's own are left as they are."""
-        own = dict(self._model.named_parameters())
+        own = dict(self._model.named_parameters(remove_duplicate=False))
         with torch.no_grad():
             for name, tensor in tensors:
                 if name not in own:

@@ -6,5 +6,6 @@ from gruppo.training.policy import Policy
 
 def publish(policy: Policy, engine: RolloutEngine) -> int:
     """Give the engine the policy's weights; returns the version that its completions will carry."""
-    engine.load_weights(policy.named_weights(), policy.version)
+    weights = policy.exported_weights() if engine.separate else policy.named_weights()
+    engine.load_weights(weights, policy.version)
     return policy.version
