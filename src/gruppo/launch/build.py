@@ -16,6 +16,7 @@ from gruppo.data.problems import load_demonstrations, load_problems
 from gruppo.data.readers import Purpose
 from gruppo.errors import ConfigError, DataError
 from gruppo.evaluation.evaluate import Evaluator, Label
+from gruppo.launch.engines import build_engine, check_engine
 from gruppo.launch.streams import load_limits, problem_stream
 from gruppo.monitor.mirrors import open_mirrors
 from gruppo.monitor.recorder import Recorder
@@ -26,7 +27,6 @@ from gruppo.rewards.workers import WorkerPool, default_pool
 from gruppo.rollout.collect import Collector
 from gruppo.rollout.draws import derive_seed
 from gruppo.rollout.engine import RolloutEngine
-from gruppo.rollout.local import LocalEngine
 from gruppo.training.checkpoint import Checkpoints
 from gruppo.training.controls import Controls, ControlSettings
 from gruppo.training.losses import LossSettings
@@ -38,6 +38,7 @@ from gruppo.training.quantization import import_bitsandbytes
 from gruppo.training.recompute import recompute_activations
 from gruppo.training.sft import Demonstrations, DemonstrationStream, SFTTrainer, demonstration_row, steps_of
 from gruppo.training.trainer import BatchSettings, Trainer
+from gruppo.training.weight_sync import LIMITS
 from gruppo.types import Problem, ProgressObserver, SamplingParams
 
 RewardFunction = Callable[..., Any]
@@ -53,6 +54,7 @@ class Workbench:
         functions: rewards given as Python objects, by name.
         observer: who is told of notes and progress.
         pool: the processes in which rewards run; None: those of all calls outside a run.
+        folder: where an engine's server writes its log; None: a temporary folder.
     """
 
     config: Config
@@ -60,6 +62,7 @@ class Workbench:
     functions: dict[str, RewardFunction]
     observer: ProgressObserver
     pool: WorkerPool | None = None
+    folder: Path | None = None
 
     @cached_property
     def loaded(self) -> LoadedModel:
@@ -110,14 +113,14 @@ class Workbench:
 
     @cached_property
     def engine(self) -> RolloutEngine:
-        """The engine, on the trainer's own model."""
-        return LocalEngine(
-            self.loaded.model,
-            self.renderer,
-            self.config.max_live_completions,
-            self.loaded.context_length,
-            note=self.observer.note,
-        )
+        """The engine, which has the model's weights."""
+        note = self.observer.note
+        return build_engine(self.config, self.loaded, self.device, self.renderer, note, self.folder)
+
+    def close(self) -> None:
+        """End the engine, if there is one."""
+        if "engine" in vars(self):
+            self.engine.close()
 
     @property
     def token_budget(self) -> int:
@@ -213,6 +216,7 @@ class Workbench:
                 truncated=config.truncated,
                 max_sampling_factor=config.max_sampling_factor,
                 reference_decay=config.reference_decay,
+                parity_limit=LIMITS[config.precision],
             ),
             demonstrations=demonstrations,
             checkpoints=checkpoints,
@@ -321,6 +325,7 @@ def check_packages(config: Config) -> None:
     Raises:
         ConfigError: with the command that installs it.
     """
+    check_engine(config)
     if config.quantize != "none":
         import_bitsandbytes(f"quantize: {config.quantize}")
     for prefix, stage in (("", config), ("sft.", config.sft)):
