@@ -12,9 +12,10 @@ from gruppo.rollout.vllm.settings import installed_version
 needs_vllm = pytest.mark.skipif(installed_version() is None, reason="vllm is not installed: scripts/setup-vllm")
 
 KEPT = (
-    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
-    "max_position_embeddings tie_word_embeddings rms_norm_eps bos_token_id eos_token_id pad_token_id rope_parameters"
-).split()
+    ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    + ("num_key_value_heads", "head_dim", "max_position_embeddings", "tie_word_embeddings", "rms_norm_eps")
+    + ("bos_token_id", "eos_token_id", "pad_token_id", "rope_parameters")
+)
 
 
 def as_llama(source: Path, target: Path) -> Path:

@@ -9,7 +9,7 @@ import http.client
 import json
 import socket
 import threading
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from gruppo.errors import EngineError
@@ -40,7 +40,7 @@ class VLLMClient:
         self.url = url.rstrip("/")
         self._place = urlsplit(self.url)
         self._model = ""
-        self._live: set[socket.socket] = set()
+        self._live: set[socket.socket | None] = set()
         self._lock = threading.Lock()
         self._given_up = False
 
@@ -119,7 +119,7 @@ class VLLMClient:
         """Close every connection, for good: whoever waits on one gets ServerGone, and vLLM aborts the requests."""
         with self._lock:
             self._given_up = True
-            for connection in self._live:
+            for connection in filter(None, self._live):
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
 
@@ -144,7 +144,7 @@ class VLLMClient:
         held: socket.socket | None = None
         try:
             connection.connect()
-            held = connection.sock
+            held = cast(socket.socket, connection.sock)
             held.settimeout(seconds)
             with self._lock:
                 if self._given_up:
@@ -161,7 +161,7 @@ class VLLMClient:
             raise ServerGone(f"the server {self.url} can't be reached ({path}: {reason})") from error
         finally:
             with self._lock:
-                self._live.discard(held)  # pyright: ignore[reportArgumentType]  None is in no set
+                self._live -= {held}
             connection.close()
         return self._answer(path, status, content)
 

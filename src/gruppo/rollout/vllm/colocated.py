@@ -43,15 +43,15 @@ class ColocatedVLLM(RolloutEngine):
         os.environ |= settings.environment | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         with _told("vLLM can't start"), _process_kept_as_it_is():
-            self._engine = self._start(settings)
+            self._engine: Any = self._start(settings)
         state = self._states()
         self._held.check_model(state)
         self._context_length: int = state[0]["context_length"]
         self._probes = probe_prompts(state[0])
 
     def _start(self, settings: VLLMSettings) -> Any:
-        from vllm.engine.arg_utils import EngineArgs
-        from vllm.v1.engine.llm_engine import LLMEngine
+        from vllm.engine.arg_utils import EngineArgs  # pyright: ignore[reportMissingImports]
+        from vllm.v1.engine.llm_engine import LLMEngine  # pyright: ignore[reportMissingImports]
 
         sleep = {"enable_sleep_mode": True} if self._sleeps else {}
         return LLMEngine.from_engine_args(EngineArgs(**settings.arguments, **sleep, disable_log_stats=True))
@@ -63,7 +63,7 @@ class ColocatedVLLM(RolloutEngine):
 
     def submit(self, request: GroupRequest) -> None:
         """Queue a group. Raises EngineError where it can't be served."""
-        from vllm.sampling_params import RequestOutputKind, SamplingParams
+        from vllm.sampling_params import RequestOutputKind, SamplingParams  # pyright: ignore[reportMissingImports]
 
         check_request(request, self._context_length)
         fields = sampling_fields(request)

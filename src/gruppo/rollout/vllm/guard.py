@@ -23,6 +23,8 @@ import time
 
 SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36
 LOOK_EVERY = 0.2
+SETTLE_SECONDS = 0.1
+"""A connection breaks a moment before its process counts as ended."""
 GRACE_SECONDS = 3.0
 """For the server to end by itself before it is killed."""
 
@@ -59,9 +61,9 @@ def end_all(first: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(first, signal.SIGTERM)
     end = time.monotonic() + GRACE_SECONDS
-    while time.monotonic() < end and children():
+    while time.monotonic() < end and first in children():
         reap()
-        time.sleep(0.05)
+        time.sleep(0.02)
     end = time.monotonic() + GRACE_SECONDS
     while (left := children()) and time.monotonic() < end:
         for pid in left:
@@ -74,6 +76,7 @@ def end_all(first: int) -> None:
 def watch(server: "subprocess.Popen[bytes]", parent: int, folder: str) -> int:
     """Wait for the server to end, or for the trainer to end or say so; the exit status."""
     told: bytes | None = None
+    asked = False
     while True:
         ended = reap()
         if server.pid in ended:  # looked at before what was told: why a server died is worth knowing
@@ -82,8 +85,12 @@ def watch(server: "subprocess.Popen[bytes]", parent: int, folder: str) -> int:
         if told == b"" or os.getppid() != parent:
             shutil.rmtree(folder, ignore_errors=True)
             return 0
-        if told:
+        if told and asked:
             return 0
+        asked = bool(told)
+        if asked:
+            time.sleep(SETTLE_SECONDS)
+            continue
         if select.select([0], [], [], LOOK_EVERY)[0]:
             told = os.read(0, 1)
 
