@@ -292,6 +292,6 @@ def test_a_server_killed_in_mid_step(llama: Path, problems_file: Path, tmp_path:
     thread.join(5)
     assert killed
     assert [row["sampled_groups"] for row in result.metrics] == [4] * 12
-    assert "started again" in (tmp_path / "run" / "vllm.log").read_text() or True
+    assert (tmp_path / "run" / "vllm.log").read_text().count("--port") == 2  # started twice
     left = commands(descendants(os.getpid()))
     assert not [name for name in left.values() if "vllm" in name.lower() and "guard" not in name]

@@ -11,10 +11,11 @@ from gruppo.rollout.vllm.settings import installed_version
 
 needs_vllm = pytest.mark.skipif(installed_version() is None, reason="vllm is not installed: scripts/setup-vllm")
 
+SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim")
 KEPT = (
-    ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    + ("num_key_value_heads", "head_dim", "max_position_embeddings", "tie_word_embeddings", "rms_norm_eps")
-    + ("bos_token_id", "eos_token_id", "pad_token_id", "rope_parameters")
+    *SIZES,
+    *("num_key_value_heads", "max_position_embeddings", "tie_word_embeddings", "rms_norm_eps", "rope_parameters"),
+    *("bos_token_id", "eos_token_id", "pad_token_id"),
 )
 
 
