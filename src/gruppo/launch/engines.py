@@ -67,6 +67,8 @@ def _vllm(
     if url is not None and url != "launch":
         place = weights_folder(url, size, (folder / "weights").resolve())
         return ServerVLLM(url, held, place, live, note)
+    if device.type == "cuda" and (config.engine_memory or 0.0) > 1:
+        raise ConfigError(f"engine_memory: got {config.engine_memory:g}, on a GPU wanted its share, 0 to 1")
     outline = folder / "vllm-model"
     save_outline(loaded, outline)
     settings = VLLMSettings(outline, config.precision, device.type, loaded.context_length, live, config.engine_memory)
