@@ -4,7 +4,8 @@
 
 Run it in an environment that has vLLM (`make test-vllm` makes one), on one core. Each engine lives in a process of its
 own, and they take turns: one round is one batch of each. `generate` is transformers' own, with its scores kept, as a
-trainer without an engine would call it. Memory is the proportional set size of the process and all below it.
+trainer without an engine would call it. A busy machine shows in tokens a second, hardly in tokens per CPU second, which
+counts the processes of a server too. Memory is the proportional set size of the process and all below it.
 """
 
 import argparse
@@ -143,16 +144,17 @@ def work(form: str, shape: Shape, precision: str, folder: Path) -> None:
     say({"start": time.perf_counter() - start})
     version = 0
     for line in sys.stdin:
-        start = time.perf_counter()
+        start, before = time.perf_counter(), cpu_seconds(os.getpid())
         tokens = side.sample(shape, int(line))
         rate, update = tokens / (time.perf_counter() - start), 0.0
+        per_cpu = tokens / (cpu_seconds(os.getpid()) - before)
         if form != "generate":
             version += 1
             weights = loaded.model.named_parameters() if form == "local" else exported_weights(loaded.model)
             start = time.perf_counter()
             side.engine.load_weights(weights, version)
             update = time.perf_counter() - start
-        say({"rate": rate, "update": update, "memory": memory(os.getpid())})
+        say({"rate": rate, "per_cpu": per_cpu, "update": update, "memory": memory(os.getpid())})
     if form != "generate":
         side.engine.close()
 
@@ -162,12 +164,26 @@ def say(what: dict[str, float]) -> None:
     print(f"@{json.dumps(what)}", flush=True)
 
 
+def below(pid: int) -> list[int]:
+    """A process and all below it."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [pid, *(each for task in tasks for child in task.read_text().split() for each in below(int(child)))]
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process and all below it have computed so far."""
+    ticks = 0
+    for each in below(pid):
+        fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def memory(pid: int) -> float:
     """MiB that a process and all below it hold, what they share counted once."""
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    held = next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
-    below = [int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
-    return held / 1024 + sum(map(memory, below))
+    texts = [Path(f"/proc/{each}/smaps_rollup").read_text() for each in below(pid)]
+    lines = [line for text in texts for line in text.splitlines() if line.startswith("Pss:")]
+    return sum(int(line.split()[1]) for line in lines) / 1024
 
 
 class Worker:
@@ -219,10 +235,14 @@ def main() -> None:
         for worker in workers.values():
             worker.close()
     print(f"{asked.shape}, {asked.precision}, {shape.prompts} x {shape.group_size}, load {os.getloadavg()[0]:.1f}")
-    print("| engine | tokens/s | update, s | memory, MiB | start, s |\n|---|---|---|---|---|")
+    print(
+        "| engine | tokens/s | tokens per CPU second | update, s | memory, MiB | start, s |\n|---|---|---|---|---|---|"
+    )
     for form, rows in found.items():
-        rate, update, held = (statistics.median(row[name] for row in rows[1:]) for name in ("rate", "update", "memory"))
-        print(f"| {form} | {rate:,.0f} | {update:.3f} | {held:,.0f} | {workers[form].start:.0f} |")
+        names = ("rate", "per_cpu", "update", "memory")
+        rate, per_cpu, update, held = (statistics.median(row[name] for row in rows[1:]) for name in names)
+        start = workers[form].start
+        print(f"| {form} | {rate:,.0f} | {per_cpu:,.0f} | {update:.3f} | {held:,.0f} | {start:.0f} |")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ import time
 SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36
 LOOK_EVERY = 0.2
 SETTLE_SECONDS = 0.1
-"""A connection breaks a moment before its process counts as ended."""
 GRACE_SECONDS = 3.0
 """For the server to end by itself before it is killed."""
 
@@ -73,26 +72,26 @@ def end_all(first: int) -> None:
         time.sleep(0.02)
 
 
+def status_of(server: "subprocess.Popen[bytes]") -> int | None:
+    """The server's exit status, 128 more than its signal; None while it runs."""
+    ended = reap()
+    if server.pid not in ended:
+        return None
+    code = os.waitstatus_to_exitcode(ended[server.pid])
+    return code if code >= 0 else 128 - code
+
+
 def watch(server: "subprocess.Popen[bytes]", parent: int, folder: str) -> int:
     """Wait for the server to end, or for the trainer to end or say so; the exit status."""
-    told: bytes | None = None
-    asked = False
-    while True:
-        ended = reap()
-        if server.pid in ended:  # looked at before what was told: why a server died is worth knowing
-            code = os.waitstatus_to_exitcode(ended[server.pid])
-            return code if code >= 0 else 128 - code
+    while (status := status_of(server)) is None:
+        told = os.read(0, 1) if select.select([0], [], [], LOOK_EVERY)[0] else None
         if told == b"" or os.getppid() != parent:
             shutil.rmtree(folder, ignore_errors=True)
             return 0
-        if told and asked:
-            return 0
-        asked = bool(told)
-        if asked:
+        if told:  # perhaps since a connection broke, which is a moment before its process counts as ended
             time.sleep(SETTLE_SECONDS)
-            continue
-        if select.select([0], [], [], LOOK_EVERY)[0]:
-            told = os.read(0, 1)
+            return status_of(server) or 0
+    return status
 
 
 def main() -> int:

@@ -118,7 +118,7 @@ class ServerVLLM(RolloutEngine):
             self._alive_with_weights()
             while self._queue:
                 yield from self._session()
-            self._held.check_weights(self._client.states())
+            self._alive_with_weights()
         finally:
             self._queue.clear()
             self._sampling = False
@@ -150,7 +150,7 @@ class ServerVLLM(RolloutEngine):
         self._start_again(gone)
 
     def _alive_with_weights(self) -> None:
-        """Before a step: the server lives, and holds what it was given."""
+        """Before a step and after it: the server lives, and holds what it was given."""
         try:
             states = self._client.states()
         except ServerGone as error:
