@@ -21,6 +21,7 @@ loss loss_aggregation epsilon epsilon_high dual_clip sampler_correction sampler_
 beta kl_estimator kl_in target_kl reference_refresh_every reference_decay
 precision rollout_precision device threads lora_rank lora_alpha rslora lora_targets quantize gradient_checkpointing
 micro_batch_tokens plain batch_invariant max_live_completions
+engine vllm_url engine_memory
 checkpoint_every keep_checkpoints save_rollouts_every report_to
 preset curriculum
 """

@@ -193,6 +193,15 @@ class Config(DataFields, OptimizerFields):
     max_live_completions: int | None = Field(default=None, ge=1)
     """Completions that the engine decodes at a time; bounds its memory. Unset: found from the memory that is free, at
     most 256. Never changes what is drawn."""
+    engine: Literal["local", "vllm"] = "local"
+    """Who samples: the local engine, on the trainer's own model, or vLLM, which holds a copy of the weights
+    (docs/engines.md). vllm needs the extra `vllm`."""
+    vllm_url: str | None = None
+    """Where vLLM is. Unset: in the trainer's process. launch: a server of its own on this machine, which the run starts
+    and ends. http://host:port: a server that runs already."""
+    engine_memory: float | None = Field(default=None, gt=0)
+    """Memory of a vLLM that the run starts: on a GPU the share (0 to 1) for weights and KV cache, on a CPU GiB of KV
+    cache, in whole numbers. Unset: 0.4 of the GPU, 1 GiB."""
 
     checkpoint_every: int = Field(default=50, ge=1)
     """Steps between checkpoints; the last step always leaves one."""

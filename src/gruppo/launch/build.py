@@ -16,8 +16,9 @@ from gruppo.data.problems import load_demonstrations, load_problems
 from gruppo.data.readers import Purpose
 from gruppo.errors import ConfigError, DataError
 from gruppo.evaluation.evaluate import Evaluator, Label
+from gruppo.launch.engines import build_engine, check_engine
 from gruppo.launch.memory import Memory
-from gruppo.launch.rollouts import local_engine, separate_engine
+from gruppo.launch.rollouts import separate_engine
 from gruppo.launch.streams import load_limits, problem_stream
 from gruppo.monitor.mirrors import open_mirrors
 from gruppo.monitor.recorder import Recorder
@@ -41,6 +42,7 @@ from gruppo.training.quantization import import_bitsandbytes
 from gruppo.training.recompute import recompute_activations
 from gruppo.training.sft import Demonstrations, DemonstrationStream, SFTTrainer, demonstration_row, steps_of
 from gruppo.training.trainer import BatchSettings, Trainer
+from gruppo.training.weight_sync import LIMITS
 from gruppo.types import Problem, ProgressObserver, SamplingParams
 
 RewardFunction = Callable[..., Any]
@@ -56,7 +58,7 @@ class Workbench:
         functions: rewards given as Python objects, by name.
         observer: who is told of notes and progress.
         pool: the processes in which rewards run; None: those of all calls outside a run.
-        folder: the run's, which keeps what was found from memory; None: there is none.
+        folder: the run's, which keeps what was found from memory, and an engine's log; None: there is none.
     """
 
     config: Config
@@ -116,13 +118,19 @@ class Workbench:
 
     @cached_property
     def engine(self) -> RolloutEngine:
-        """The engine on the trainer's own model, which evaluations ask."""
-        return local_engine(self.config, self.loaded, self.renderer, self.max_live, self.observer.note)
+        """The engine with the model's weights, which evaluations ask."""
+        note = self.observer.note
+        return build_engine(self.config, self.loaded, self.device, self.renderer, self.max_live, note, self.folder)
+
+    def close(self) -> None:
+        """End the engine, if there is one."""
+        if "engine" in vars(self):
+            self.engine.close()
 
     @cached_property
     def rollout_engine(self) -> RolloutEngine:
         """The engine that training samples from: that one, or one on a copy in `rollout_precision`."""
-        if not self.config.rollouts_differ:
+        if self.config.engine != "local" or not self.config.rollouts_differ:
             return self.engine
         return separate_engine(self.config, self.loaded, self.renderer, self.max_live, self.observer.note)
 
@@ -243,6 +251,7 @@ class Workbench:
                 truncated=config.truncated,
                 max_sampling_factor=config.max_sampling_factor,
                 reference_decay=config.reference_decay,
+                parity_limit=LIMITS[config.precision],
             ),
             demonstrations=demonstrations,
             checkpoints=checkpoints,
@@ -357,6 +366,7 @@ def check_packages(config: Config) -> None:
     Raises:
         ConfigError: with the command that installs it.
     """
+    check_engine(config)
     if config.quantize != "none":
         import_bitsandbytes(f"quantize: {config.quantize}")
     for prefix, stage in (("", config), ("sft.", config.sft)):

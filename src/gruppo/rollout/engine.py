@@ -20,6 +20,12 @@ class RolloutEngine(ABC):
     separate: bool = False
     """Whether it holds a copy of the weights, under the names and in the form of a saved model (LoRA merged in)."""
 
+    @property
+    def probe_prompts(self) -> Sequence[tuple[int, ...]]:
+        """Prompts to sample from after new weights, to compare log-probs with the trainer's. None where the engine
+        samples from the trainer's own weights."""
+        return ()
+
     @abstractmethod
     def submit(self, request: GroupRequest) -> None:
         """Queue a group; returns at once.

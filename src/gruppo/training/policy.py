@@ -43,6 +43,10 @@ class Policy(Protocol):
         """The weights as a saved model has them, for an engine with a copy of its own."""
         ...
 
+    def logprobs(self, rows: Sequence[Row], temperature: float) -> list[Tensor]:
+        """The policy's log-probs of each row's loss tokens, in the rows' order."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """Weights, reference, optimizer, version."""
         ...
