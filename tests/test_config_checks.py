@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from gruppo.config.advice import advise
-from gruppo.config.checks import REFUSALS, WARNINGS, changed, conflicts, own
+from gruppo.config.checks import REFUSALS, changed, conflicts, own
+from gruppo.config.idle import WARNINGS
 from gruppo.config.load import load_config
 from gruppo.config.reference import options
 from gruppo.config.schema import Config

@@ -18,7 +18,7 @@ from gruppo.training.optimizers import MasterWeights
 from gruppo.training.packing import Batch, micro_batches
 from gruppo.training.policy import LocalPolicy
 from gruppo.training.rollout_copy import rollout_copy
-from gruppo.training.weight_sync import publish
+from gruppo.training.weight_sync import ParityRule, Published, publish
 from gruppo.types import SamplingParams
 from models import FAMILIES, Caught, Letters, distance, prompts_of, request, rows_of, tiny
 
@@ -81,7 +81,7 @@ def test_publishing_refreshes_the_copy(lora: bool):
         for parameter in model.parameters():
             parameter.mul_(1.25)
     policy.version = 7
-    assert publish(policy, engine) == 7
+    assert publish(policy, engine, ParityRule(1.0, 2e-4)) == Published(7)
     fresh, held = rollout_copy(model, torch.bfloat16), engine._model
     assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), held.parameters(), strict=True))
     asked = [request(prompt, SAMPLING, id=i, group_size=3) for i, prompt in enumerate(prompts_of([3, 17, 9]))]

@@ -8,7 +8,8 @@ advice never changes a value.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from gruppo.config.checks import own, shown, warnings
+from gruppo.config.checks import own, shown
+from gruppo.config.idle import warnings
 from gruppo.config.model_shape import read_shape
 from gruppo.config.presets import PRESETS, layer
 from gruppo.config.ranges import GENERAL, TOY, Range, by_gpus, by_size
