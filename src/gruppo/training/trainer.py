@@ -74,7 +74,7 @@ class Trainer:
         Raises:
             GruppoError: a reward broke its contract, the gradient stayed not finite, or the disk refuses.
         """
-        self._publish(self._loss_of(self.curriculum.at(self.controls.step)))
+        self._publish(self._loss_of(self.curriculum.at(min(self.controls.step, self.controls.steps - 1))))
         with self.controls.stopping_on_signals(), self.recorder.writer:
             while not self.controls.done:
                 clock = _Clock()
