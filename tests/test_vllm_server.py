@@ -222,7 +222,7 @@ def test_a_server_that_is_not_up_in_time_is_ended(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wishes", "told"),
     [
-        ({"version": "0.20.2"}, "vLLM 0.20.2 is not supported; wanted 0.27 or newer, below 0.34"),
+        ({"version": "0.20.2"}, "vLLM 0.20.2 is not supported; wanted 0.32 or newer, below 0.34"),
         ({"state": json.dumps({"shape": SHAPE | {"vocab_size": 62}})}, "vocab_size 62, the trainer's model has 61"),
         ({"state": '{"dtype": "bfloat16"}'}, "--dtype bfloat16, the trainer computes in float32"),
         ({"state": '{"logprobs_mode": "raw_logprobs"}'}, "--logprobs-mode raw_logprobs, wanted processed_logprobs"),

@@ -18,7 +18,8 @@ from gruppo.training.policy import Policy
 from gruppo.types import GroupRequest, SamplingParams
 
 LIMITS: Mapping[str, float] = {"float32": 2e-4, "bfloat16": 0.5}
-"""By the precision, nats. In float32 kernels differ by 1e-6 to 2e-5, wrong weights by far more; bfloat16 has 8 bits."""
+"""By the precision, nats. In float32 kernels differ by 1e-6 to 2e-5, wrong weights by far more. That of bfloat16, which
+has 8 bits, is a guess: loose enough for its rounding, and hardly more than a check for gross errors."""
 PROBE_TOKENS = 16
 PROBE_SAMPLES = 2
 

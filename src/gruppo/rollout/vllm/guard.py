@@ -24,7 +24,7 @@ import time
 SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36
 LOOK_EVERY = 0.2
 SETTLE_SECONDS = 0.1
-GRACE_SECONDS = 3.0
+GRACE_SECONDS = 5.0
 """For the server to end by itself before it is killed."""
 
 
@@ -55,6 +55,15 @@ def reap() -> dict[int, int]:
     return found
 
 
+def cleans_up(pid: int) -> bool:
+    """Whether a process is Python's resource tracker: it removes shared memory once the others are gone, and ends."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return b"multiprocessing.resource_tracker" in file.read()
+    except OSError:
+        return False
+
+
 def end_all(first: int) -> None:
     """Ask the server to end, then kill whatever is left, until there is nothing."""
     with contextlib.suppress(ProcessLookupError):
@@ -64,10 +73,12 @@ def end_all(first: int) -> None:
         reap()
         time.sleep(0.02)
     end = time.monotonic() + GRACE_SECONDS
-    while (left := children()) and time.monotonic() < end:
+    while left := children():
+        late = time.monotonic() > end
         for pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            if late or not cleans_up(pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         reap()
         time.sleep(0.02)
 

@@ -25,7 +25,7 @@ from gruppo.rollout.vllm.settings import VLLMSettings
 START_SECONDS = 900.0
 """For a server to come up: a large model's graphs are captured, kernels are compiled."""
 LOOK_EVERY = 0.25
-STOP_SECONDS = 15.0
+STOP_SECONDS = 20.0
 TAIL_LINES = 15
 
 CAUSES = (
