@@ -89,7 +89,8 @@ def _checked(values: dict[str, Any], where: str) -> Measured:
         raise ConfigError(f"{where}: measured lacks {', '.join(missing)}")
     for name in known:
         _check_value(name, values.get(name), where)
-    return Measured(**{name: values.get(name) for name in known})
+    kept: dict[str, Any] = {name: values.get(name) for name in known}
+    return Measured(**kept)
 
 
 _MAY_BE_ZERO = frozenset({"reward_seconds"})
