@@ -2,9 +2,9 @@
 
     python benchmarks/planning.py                 # every shape, one after another, each in a process of its own
     python benchmarks/planning.py base-full-fp32  # one of them
-    python benchmarks/planning.py --markdown      # the tables of docs/planning.md
+    python benchmarks/planning.py --markdown       # the tables of docs/planning.md, from results/planning.json
 
-A shape's process loads a model of random weights, makes a trial on a few prompts as the check before a run would, then
+A shape's process loads a model of random weights, makes a trial on one prompt as the check before a run would, then
 two steps of the real trainer, of which the quicker counts. Seconds are CPU seconds of the process, one thread, so that
 other work on the machine matters little. Memory is the process's largest resident size above what
 it held before the model was loaded, in each half of a step; the trial's own is not looked at.
@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+RESULTS = Path(__file__).with_name("results") / "planning.json"
 LIMIT = 1200
 """Seconds of the clock that a shape may take."""
 STEPS = 2
@@ -139,7 +140,7 @@ def child(name: str, folder: Path, answer: Path) -> None:
     started = time.process_time()
     load = LOADS[name]
     with trainer_of(replace(_TINY, settings=load.settings), folder / "tiny") as trainer:
-        trial(trainer, 1)  # what is imported and set up once is no part of a model's memory
+        trainer.run()  # what is imported and set up once is no part of a model's memory
     gc.collect()
     base = resident("VmRSS")
     with trainer_of(load, folder / "model") as trainer:
@@ -228,7 +229,7 @@ def trial(trainer: Any, prompts: int) -> dict[str, Any]:
     problems = trainer.stream.take(prompts)
     trainer.stream.began.clear()
     found = []
-    for _ in range(2):
+    for _ in range(3):
         start = time.process_time()
         collected = trainer.collector.collect(problems, seed=1)
         middle = time.process_time()
@@ -236,7 +237,7 @@ def trial(trainer: Any, prompts: int) -> dict[str, Any]:
         batch = build_batch(collected.groups, group_advantages(rewards, "std"))
         trainer.policy.update(batch, trainer.loss, 1.0)
         found.append((middle - start, time.process_time() - middle))
-    sampling, update = found[-1]
+    sampling, update = map(min, zip(*found, strict=True))
     completions = [rollout.completion for group in collected.groups for rollout in group.rollouts]
     return asdict(
         Measured(
@@ -269,17 +270,64 @@ def take(name: str) -> Taken:
         return Taken(**json.loads(answer.read_text()))
 
 
+def forecast_of(load: Load, measured: dict[str, Any] | None) -> Any:
+    """What the planner says of a load, with a trial's figures or without."""
+    from gruppo.config.model_shape import shape_of as sizes_of
+    from gruppo.planner.devices import cpu
+    from gruppo.planner.forecast import Request, Setting, forecast_in
+    from gruppo.planner.measured import Measured
+
+    sizes = {
+        "model_type": "qwen2",
+        "tie_word_embeddings": True,
+        "vocab_size": load.vocabulary,
+        "hidden_size": load.hidden,
+        "intermediate_size": load.inner,
+        "num_hidden_layers": load.layers,
+        "num_attention_heads": load.heads,
+        "num_key_value_heads": load.kv_heads,
+    }
+    trial_figures = None if measured is None else Measured(**measured)
+    request = Request(measured=trial_figures, prompt_tokens=load.prompt_length, completion_tokens=load.new_tokens)
+    config = config_of(load, Path("unnamed"))
+    return forecast_in(config, Setting(request, sizes_of(sizes), cpu(1), None, ()))
+
+
+def as_markdown(found: dict[str, Taken]) -> str:
+    """Predicted beside measured."""
+    memory = ["| shape | memory predicted | measured | error |", "|---|---|---|---|"]
+    seconds = ["| shape | step predicted | measured | error | without a trial |", "|---|---|---|---|---|"]
+    for name, taken in found.items():
+        made = forecast_of(LOADS[name], taken.measured)
+        blind = forecast_of(LOADS[name], None).seconds.step
+        peak = max(taken.sampling_bytes, taken.update_bytes)
+        memory.append(
+            f"| {name} | {made.memory.peak / 1e6:,.0f} MB | {peak / 1e6:,.0f} MB | {made.memory.peak / peak - 1:+.0%} |"
+        )
+        off = made.seconds.step / taken.step_seconds - 1
+        seconds.append(
+            f"| {name} | {made.seconds.step:.2f} s | {taken.step_seconds:.2f} s | {off:+.0%} | {blind:.2f} s |"
+        )
+    return "\n".join([*memory, "", *seconds])
+
+
 def main() -> None:
     arguments = sys.argv[1:]
     if arguments[:1] == ["--save"]:
         shape_of(LOADS[arguments[1]]).save(Path(arguments[2]) / "model")
         shape_of(_TINY).save(Path(arguments[2]) / "tiny")
-    elif arguments[:1] == ["--run"]:
+        return
+    if arguments[:1] == ["--run"]:
         child(arguments[1], Path(arguments[2]), Path(arguments[3]))
-    else:
-        for name in arguments or LOADS:
-            taken = take(name)
-            print(name, json.dumps(asdict(taken)), flush=True)
+        return
+    found = (
+        {name: Taken(**taken) for name, taken in json.loads(RESULTS.read_text()).items()} if RESULTS.exists() else {}
+    )
+    for name in [] if arguments == ["--markdown"] else arguments or LOADS:
+        found[name] = take(name)
+        RESULTS.write_text(json.dumps({name: asdict(taken) for name, taken in found.items()}, indent=1))
+        print(name, json.dumps(asdict(found[name])), flush=True)
+    print(as_markdown(found))
 
 
 if __name__ == "__main__":

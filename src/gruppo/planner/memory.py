@@ -38,6 +38,9 @@ PIECE = {True: 2**22, False: 2**26}
 """Logits of a piece on a CPU, and elsewhere (`gruppo.training.head`)."""
 FEWEST = 256
 """Tokens of a piece at the least."""
+KEPT = "kept by malloc"
+RETURNED = 32 * 2**20
+"""Bytes from which glibc gives a block back."""
 SAMPLING_CHUNK = 2**22
 """Logits that the sampler works on at a time (`gruppo.rollout.sampling`)."""
 PACKED_FROM = 2**16
@@ -85,10 +88,25 @@ def forecast_memory(config: Config, shape: ModelShape, work: Workload, device: D
     """Peak memory on one device of `device.count`, over which weights and what belongs to them are spread."""
     held = {name: value / device.count for name, value in _held(config, shape).items()}
     share = _share(work, device.count)
-    return Memory(
-        sampling=held | _sampling(config, shape, share, device),
-        update=held | _update(config, shape, share, device),
-    )
+    sampling, update = _sampling(config, shape, share, device), _update(config, shape, share, device)
+    if device.is_cpu:
+        kept = _kept_by_malloc(shape, SIZES[config.precision], sampling, update)
+        sampling, update = sampling | {KEPT: kept[1]}, update | {KEPT: kept[0]}
+    return Memory(sampling=held | sampling, update=held | update)
+
+
+def _kept_by_malloc(shape: ModelShape, size: int, sampling: Parts, update: Parts) -> tuple[float, float]:
+    """What stays resident of sampling while updating, and the other way round, though it is free.
+
+    glibc gives a block back to the system at once if it has 32 MB or more; smaller ones leave holes, which the other
+    half of a step, with blocks of other sizes, rarely fills. The output layer's blocks are left out as the largest.
+    """
+    packed = shape.hidden * shape.inner * size
+    output = embedding(shape) * size
+    small = sampling["KV cache"] + sampling["packed weights"] - (output if sampling["packed weights"] > output else 0.0)
+    of_sampling = small if packed < RETURNED else sampling["KV cache"]
+    of_update = update["activations"] + max(0.0, update["gradients"] - embedding(shape) * 4)
+    return of_sampling, of_update if packed < RETURNED else 0.0
 
 
 def _share(work: Workload, count: int) -> Workload:
@@ -134,7 +152,7 @@ def _moments(config: Config, shape: ModelShape, trained: int) -> float:
 def _sampling(config: Config, shape: ModelShape, work: Workload, device: Device) -> dict[str, float]:
     size = SIZES[config.precision]
     rows = live_rows(config, work)
-    width = cache_width(work)
+    width = round_up(work.longest)
     cache = rows * width * shape.layers * 2 * shape.kv_heads * shape.head_size * size
     logits = rows * shape.vocabulary * size + 3 * 4 * min(
         rows * shape.vocabulary, max(SAMPLING_CHUNK, shape.vocabulary)
@@ -152,14 +170,6 @@ def _sampling(config: Config, shape: ModelShape, work: Workload, device: Device)
 def live_rows(config: Config, work: Workload) -> int:
     """Slots of the cache: a multiple of 4."""
     return -(-min(config.max_live_completions, work.completions) // 4) * 4
-
-
-def cache_width(work: Workload) -> int:
-    """Positions of the cache at its widest: it grows by half from the prompt's width, up to the longest row."""
-    longest, width = round_up(work.longest), round_up(round(work.prompt_tokens))
-    while width < longest:
-        width = min(longest, round_up(max(width + 1, width * 3 // 2)))
-    return width
 
 
 def round_up(positions: int) -> int:
@@ -187,7 +197,6 @@ def _update(config: Config, shape: ModelShape, work: Workload, device: Device) -
     """The moment with the most."""
     size = SIZES[config.precision]
     trained = trainable_parameters(config, shape) / device.count
-    head = 0 if config.lora_rank else embedding(shape) * size
     padded = config.packing == "padded"
     budget = token_budget(config, shape.vocabulary, device.is_cpu)
     if padded:
@@ -199,13 +208,14 @@ def _update(config: Config, shape: ModelShape, work: Workload, device: Device) -
     gradients = trained * 4 if micro_batches > 1 else (0 if config.lora_rank else embedding(shape) * 4)
     kept = _activations(config, shape, work, device, tokens, size)
     hidden = 2 * tokens * shape.hidden * size
+    logits, beyond = _logits(config, shape, tokens, size, device, padded)
     gathered = 0.0 if device.count == 1 else 2 * shape.parameters / shape.layers * size
     moments = {
         "head": {
             "gradients": gradients,
             "activations": kept + hidden,
-            "logits": _logits(config, shape, tokens, size, device, padded),
-            "on its way": head + gathered,
+            "logits": logits,
+            "on its way": beyond + gathered,
         },
         "backward": {
             "gradients": gradients,
@@ -217,7 +227,7 @@ def _update(config: Config, shape: ModelShape, work: Workload, device: Device) -
             "gradients": trained * 4,
             "activations": 0.0,
             "logits": 0.0,
-            "on its way": _optimizer_step(config, shape, trained, device, head),
+            "on its way": _optimizer_step(config, shape, trained, device),
         },
     }
     return max(moments.values(), key=lambda parts: sum(parts.values()))
@@ -235,21 +245,28 @@ def _activations(config: Config, shape: ModelShape, work: Workload, device: Devi
     return tokens * (shape.layers * each + shape.hidden * (4 + 2 * size))
 
 
-def _logits(config: Config, shape: ModelShape, tokens: int, size: int, device: Device, padded: bool) -> float:
-    """Logits of a piece and what is computed of them in float32; padded rows have all of theirs at once."""
+def _logits(
+    config: Config, shape: ModelShape, tokens: int, size: int, device: Device, padded: bool
+) -> tuple[float, float]:
+    """Logits of a piece with what is computed of them, and what the output layer's gradient takes beyond that.
+
+    The forward pass holds the logits, their log-softmax, the products of an entropy, in float32, and the probabilities
+    of the piece before; under bfloat16 the logits themselves beside a float32 copy. The backward pass holds half of
+    that, and the gradient [V, D] until it is added to the others. Padded rows have all their logits at once.
+    """
     piece = tokens if padded else min(tokens, max(FEWEST, PIECE[device.is_cpu] // shape.vocabulary))
-    copies = 8 if size == 4 else 10
-    if padded:
-        copies += 8
+    copies = 3 + (piece < tokens) + padded
     if config.wants_reference and config.kl_estimator in ("exact", "exact_forward"):
-        copies += 16
-    return piece * shape.vocabulary * copies
+        copies += 4
+    each = piece * shape.vocabulary
+    gradient = 0 if config.lora_rank else embedding(shape) * size
+    return each * (copies * 4 + (size if size == 2 else 0)), max(0.0, gradient - 8.0 * each)
 
 
-def _optimizer_step(config: Config, shape: ModelShape, trained: float, device: Device, head: float) -> float:
+def _optimizer_step(config: Config, shape: ModelShape, trained: float, device: Device) -> float:
     """On a GPU the roots of all second moments at once; on a CPU two numbers for each weight of the largest tensor."""
     if config.optimizer == "adamw_8bit":
-        return head
+        return 0.0
     if not device.is_cpu:
         return trained * 4
     largest = shape.inner * config.lora_rank if config.lora_rank else max(embedding(shape), shape.hidden * shape.inner)
