@@ -25,7 +25,7 @@ from gruppo.config.model_shape import ModelShape
 from gruppo.config.schema import Config
 from gruppo.planner.activations import in_flight_bytes, masked_attention_bytes, saved_bytes
 from gruppo.planner.devices import Device
-from gruppo.planner.models import adapter_parameters, embedding, layer_parameters, linear_layers
+from gruppo.planner.models import adapter_parameters, embedding, linear_layers
 from gruppo.planner.workload import Workload, largest_micro_batch
 
 Parts = Mapping[str, float]
@@ -142,7 +142,8 @@ def _moments(config: Config, shape: ModelShape, trained: int) -> float:
         case "adamw_8bit":
             return trained * 2 * EIGHT_BIT
         case "muon":
-            matrices = trained if config.lora_rank else layer_parameters(shape)
+            maps = shape.layers * sum(a * b for a, b in linear_layers(shape).values())
+            matrices = trained if config.lora_rank else maps
             return matrices * 4 + (trained - matrices) * 8
 
 
@@ -204,8 +205,10 @@ def _update(config: Config, shape: ModelShape, work: Workload, device: Device) -
         micro_batches = -(-work.completions // max(1, budget // work.longest))
     else:
         tokens, micro_batches = largest_micro_batch(work, budget)
-    # In the only micro-batch, gradients grow while activations shrink: at the peak there are those of the head.
-    gradients = trained * 4 if micro_batches > 1 else (0 if config.lora_rank else embedding(shape) * 4)
+    # In the only micro-batch, gradients grow while activations shrink: at the peak there are those of the output layer.
+    # On a CPU the room that shrinking leaves is not given back (`_kept_by_malloc`), so they come on top all the same.
+    only = 0 if config.lora_rank else embedding(shape) * 4
+    gradients = trained * 4 if micro_batches > 1 or device.is_cpu else only
     kept = _activations(config, shape, work, device, tokens, size)
     hidden = 2 * tokens * shape.hidden * size
     logits, beyond = _logits(config, shape, tokens, size, device, padded)
