@@ -270,7 +270,7 @@ def test_the_command_tells_everything_as_json(bench: Bench) -> None:
     assert found["memory"]["peak"] == sum(found["memory"]["update"].values()) + found["memory"]["reward_models"]
     assert found["seconds"]["step"] * 10 / 3600 == pytest.approx(found["hours"])
     assert found["usd"] == pytest.approx(0.8 * found["hours"])
-    assert found["price"]["date"] == "2026-11-20"
+    assert found["price"]["date"] == "2026-11-27"
     assert found["assumed"] == []
     assert found["step"]["completion_tokens"] == 200.0
 

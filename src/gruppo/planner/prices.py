@@ -9,7 +9,7 @@ import yaml
 
 from gruppo.errors import ConfigError
 
-DATE = "2026-11-20"
+DATE = "2026-11-27"
 """When the prices below were last compared with their sources."""
 
 _JOBS = "Hugging Face Jobs, huggingface.co/docs/hub/jobs-pricing"
