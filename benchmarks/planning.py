@@ -290,7 +290,7 @@ def forecast_of(load: Load, measured: dict[str, Any] | None) -> Any:
     trial_figures = None if measured is None else Measured(**measured)
     request = Request(measured=trial_figures, prompt_tokens=load.prompt_length, completion_tokens=load.new_tokens)
     config = config_of(load, Path("unnamed"))
-    return forecast_in(config, Setting(request, sizes_of(sizes), cpu(1), None, ()))
+    return forecast_in(config, Setting(request, sizes_of(sizes), cpu(1), None, 1, ()))
 
 
 def as_markdown(found: dict[str, Taken]) -> str:

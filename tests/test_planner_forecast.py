@@ -12,10 +12,10 @@ from command_line import Bench
 from gruppo.config.load import check
 from gruppo.config.schema import Config
 from gruppo.errors import ConfigError
-from gruppo.planner import by_size
+from gruppo.planner import by_size, text
 from gruppo.planner.devices import DEVICES, FLAVOURS, GIB, cpu, named_device, recognised
 from gruppo.planner.fit import Limits, fit, read_limits
-from gruppo.planner.forecast import CONTEXT, FRAGMENTS, Forecast, Request, forecast
+from gruppo.planner.forecast import CONTEXT, FRAGMENTS, Forecast, Request, forecast, gigabytes
 from gruppo.planner.measured import Measured, read_measured
 from gruppo.planner.models import find_shape, typical
 from gruppo.planner.prices import PRICES, PriceList, read_prices
@@ -75,6 +75,9 @@ def test_money_is_hours_times_the_flavours_price() -> None:
     assert made(Request(gpu="a10g-large")).usd == pytest.approx(1.5 * made(Request(gpu="a10g-large")).hours)
     four = made(Request(gpu="4xa100-80"))
     assert four.usd == pytest.approx(4 * 2.5 * four.hours)
+    two = made(Request(gpu="2xa10g-large"))
+    assert two.usd == pytest.approx(2 * 1.5 * two.hours)
+    assert made(Request(gpu="a100x4")).usd == pytest.approx(10 * four.hours)
     assert made(Request(gpu="b200")).usd is None
     own = PriceList({"b200": PRICES["t4"]})
     assert made(Request(gpu="b200", prices=own)).usd == pytest.approx(0.4 * made(Request(gpu="b200")).hours)
@@ -330,3 +333,12 @@ def test_the_table_by_size_in_the_docs_is_the_planners() -> None:
 
 def test_this_machines_cpu_is_taken_with_the_threads_that_are_asked_for() -> None:
     assert (cpu(3).threads, cpu(3).flops["float32"]) == (3, 3 * cpu(1).flops["float32"])
+
+
+def test_a_terminal_gets_the_same_figures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    found = made(model="some[bold]-0.5B")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    text.show(found)
+    out = capsys.readouterr().out
+    assert "some[bold]-0.5B: 494,032,768 parameters" in out
+    assert gigabytes(found.memory.update_peak) in out

@@ -10,7 +10,7 @@ from gruppo.config.model_shape import ModelShape, read_shape
 from gruppo.config.rewards import ModelReward
 from gruppo.config.schema import Config
 from gruppo.errors import ConfigError
-from gruppo.planner.devices import GB, Device, named_device, this_device
+from gruppo.planner.devices import FLAVOURS, GB, Device, named_device, this_device
 from gruppo.planner.measured import Measured
 from gruppo.planner.memory import Memory, forecast_memory, trainable_parameters
 from gruppo.planner.models import find_shape
@@ -48,6 +48,8 @@ class Setting:
     shape: ModelShape
     device: Device
     price: Price | None
+    machines: float
+    """How many times the price is paid: GPUs, or flavours."""
     notes: tuple[str, ...]
 
 
@@ -91,7 +93,7 @@ class Forecast:
     def usd(self) -> float | None:
         """What they cost; None: no price is known."""
         price = self.setting.price
-        return None if price is None else self.hours * price.usd * (self.device.count if price.per_gpu else 1)
+        return None if price is None else self.hours * price.usd * self.setting.machines
 
     @property
     def trainable(self) -> int:
@@ -115,10 +117,11 @@ def settle(config: Config, request: Request) -> Setting:
         if device.is_cpu and device.count > 1:
             raise ConfigError(f"--gpus {device.count}: no GPU is found here; say which ones are meant: --gpu a100-80")
     _same_kind(device, request.measured)
-    notes = [note, device.note if device.is_cpu or config.precision == "bfloat16" else ""]
-    if device.is_cpu and request.measured is not None:
-        notes.pop()
-    return Setting(request, shape, device, request.prices.of(flavour, device.name), tuple(filter(None, notes)))
+    price = request.prices.of(flavour, device.name)
+    machines = device.count / (1 if price is None or price.per_gpu else FLAVOURS[flavour][1])
+    noted = request.measured is None if device.is_cpu else config.precision == "bfloat16"
+    notes = filter(None, (note, device.note if noted else ""))
+    return Setting(request, shape, device, price, machines, tuple(notes))
 
 
 def _same_kind(device: Device, measured: Measured | None) -> None:

@@ -27,7 +27,7 @@ def show(made: Forecast) -> None:
 
     console = Console()
     for line in _heading(made):
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, markup=False)
     for head, rows in (_memory(made), _time(made)):
         table = Table(*head[:1], show_edge=False, pad_edge=False)
         for name in head[1:]:
@@ -39,7 +39,7 @@ def show(made: Forecast) -> None:
     console.print()
     for line in _closing(made):
         colour = "red" if "does not fit" in line else ("dim" if line.startswith(("assumed", "note")) else "")
-        console.print(line, style=colour, highlight=False)
+        console.print(line, style=colour, highlight=False, markup=False)
 
 
 def _plain(head: Row, rows: Sequence[Row]) -> str:
@@ -115,8 +115,8 @@ def _closing(made: Forecast) -> Iterator[str]:
     )
     price = made.setting.price
     if made.usd is not None and price is not None:
-        each = " a GPU" if price.per_gpu and device.count > 1 else ""
-        yield f"money: ${made.usd:.2f} at ${price.usd:.2f} an hour{each} ({price.source}, {price.date})"
+        times = f"{made.setting.machines:g} x " if made.setting.machines != 1 else ""
+        yield f"money: ${made.usd:.2f} at {times}${price.usd:.2f} an hour ({price.source}, {price.date})"
     if made.setting.request.measured is not None:
         known = made.known
         yield f"measured: sampling took {known.sampling:.2f} times what was computed, updates {known.update:.2f} times"
