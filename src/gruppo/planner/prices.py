@@ -12,7 +12,7 @@ from gruppo.errors import ConfigError
 DATE = "2026-11-27"
 """When the prices below were last compared with their sources."""
 
-_JOBS = "Hugging Face Jobs, huggingface.co/docs/hub/jobs-pricing"
+_JOBS = "Hugging Face Jobs, its page jobs-pricing"
 _RENTED = "on demand, the provider's page"
 
 
