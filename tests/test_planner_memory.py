@@ -16,7 +16,7 @@ from gruppo.planner.activations import saved_bytes
 from gruppo.planner.devices import cpu, named_device
 from gruppo.planner.models import adapter_parameters
 from gruppo.planner.workload import Workload, largest_micro_batch
-from gruppo.rollout import packed_weights, sampling, slots
+from gruppo.rollout import continuous, packed_weights, sampling, slots
 from gruppo.rollout.local import LocalEngine
 from gruppo.training import head
 from gruppo.training.head import Head
@@ -100,6 +100,7 @@ def test_the_constants_are_those_of_the_code() -> None:
     assert memory.PIECE[True] == head.LOGITS["cpu"]
     assert memory.SAMPLING_CHUNK == sampling.CHUNK
     assert memory.PACKED_FROM == packed_weights.SMALLEST
+    assert memory.PACK_FROM == continuous.PACK_FROM
     assert [memory.round_up(n) for n in range(1, 1000)] == [slots.round_up(n) for n in range(1, 1000)]
     for vocabulary in (500, 16_384, 151_936, 1_000_000):
         for device in (CPU, torch.device("cuda")):

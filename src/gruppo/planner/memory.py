@@ -38,6 +38,8 @@ PIECE = {True: 2**22, False: 2**26}
 """Logits of a piece on a CPU, and elsewhere (`gruppo.training.head`)."""
 FEWEST = 256
 """Tokens of a piece at the least."""
+PACK_FROM = 16
+"""Longest completion, tokens, from which it does (`gruppo.rollout.continuous`)."""
 KEPT = "kept by malloc"
 RETURNED = 32 * 2**20
 """Bytes from which glibc gives a block back."""
@@ -154,13 +156,14 @@ def _sampling(config: Config, shape: ModelShape, work: Workload, device: Device)
     size = SIZES[config.precision]
     rows = live_rows(config, work)
     width = round_up(work.longest)
+    packs = device.is_cpu and work.longest_completion >= PACK_FROM
     cache = rows * width * shape.layers * 2 * shape.kv_heads * shape.head_size * size
     logits = rows * shape.vocabulary * size + 3 * 4 * min(
         rows * shape.vocabulary, max(SAMPLING_CHUNK, shape.vocabulary)
     )
     gathered = 0.0 if device.count == 1 else shape.parameters * size * (1 - 1 / device.count)
     return {
-        "packed weights": packed_weights(shape) * size if device.is_cpu else 0,
+        "packed weights": packed_weights(shape) * size if packs else 0,
         "gathered weights": gathered,
         "KV cache": cache + cache / shape.layers,  # one layer is copied while the cache grows
         "logits": logits,
