@@ -49,7 +49,9 @@ def test_known_models_by_the_figures_of_their_cards() -> None:
     llama |= {"num_key_value_heads": 8, "vocab_size": 128256}
     assert shape_of({"model_type": "llama", "tie_word_embeddings": False, **llama}).parameters == 8_030_261_248
     gpt2 = {"n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "vocab_size": 50257}
-    assert shape_of({"model_type": "gpt2", **gpt2}) == ModelShape("gpt2", 124_439_808, 12, 768, 50257)
+    assert shape_of({"model_type": "gpt2", **gpt2}) == ModelShape(
+        "gpt2", 124_439_808, 12, 768, 50257, 12, 12, 64, inner=3072, tied=True, context=1024
+    )
 
 
 def test_experts_are_all_counted() -> None:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "gruppo"
 FILES = sorted(SOURCE.rglob("*.py"))
 HEAVY = {"torch", "transformers", "datasets", "peft", "accelerate", "math_verify", "sympy", "pyarrow"}
-COMMANDS = ["demo", "train", "init", "sft", "eval", "show", "config", "reward", "serve-reward"]
+COMMANDS = ["demo", "train", "init", "sft", "eval", "show", "config", "plan", "reward", "serve-reward"]
 
 PUBLIC = [
     "ChatRenderer",
@@ -70,7 +70,7 @@ def modules(*rooms: str) -> list[str]:
 
 
 def test_light_rooms_come_up_without_a_framework() -> None:
-    light = ["gruppo", "gruppo.types", "gruppo.errors", *modules("config", "monitor"), "gruppo.cli.main"]
+    light = ["gruppo", "gruppo.types", "gruppo.errors", *modules("config", "monitor", "planner"), "gruppo.cli.main"]
     light += ["gruppo.cli.flags", "gruppo.cli.commands"]
     assert "gruppo.monitor.report" in light
     assert loaded_after("\n".join(f"import {name}" for name in light)) == set()

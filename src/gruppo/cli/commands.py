@@ -111,6 +111,39 @@ def config(parsed: Namespace) -> int:
     return 0
 
 
+def plan(parsed: Namespace) -> int:
+    """Forecast a run, or look for settings that fit."""
+    from gruppo.planner import by_size, fit, text
+    from gruppo.planner.forecast import Request, as_json, forecast
+    from gruppo.planner.measured import read_measured
+    from gruppo.planner.prices import PriceList, read_prices
+
+    if parsed.by_size:
+        print(by_size.as_markdown())
+        return 0
+    given = read_given(_path(parsed.config), overrides(parsed, options()))
+    _tell(given.notes)
+    config = check(Config, {"data": "none", **given.values}, given.source)
+    request = Request(
+        gpu=parsed.gpu,
+        gpus=_above_zero(parsed, "gpus", int),
+        model_size=parsed.model_size,
+        measured=read_measured(Path(parsed.measured)) if parsed.measured else None,
+        prompt_tokens=_above_zero(parsed, "prompt_tokens", float),
+        completion_tokens=_above_zero(parsed, "completion_tokens", float),
+        prices=read_prices(Path(parsed.prices)) if parsed.prices else PriceList(),
+    )
+    found = fit.fit(config, request, fit.read_limits(parsed.fit)) if parsed.fit else None
+    made = found.after if found else forecast(config, request)
+    if parsed.json:
+        print(json.dumps({**as_json(made), "fit": fit.as_json(found) if found else None}))
+        return 0
+    text.show(made)
+    if found:
+        print(f"\n{fit.as_text(found)}")
+    return 0
+
+
 def reward(parsed: Namespace) -> int:
     """Try the rewards of a config; 1 where something has to be mended."""
     if parsed.problems < 1:
@@ -232,7 +265,7 @@ def _explain_file(parsed: Namespace, known: dict[str, Option]) -> None:
     print(json.dumps(as_json(told)) if parsed.json else as_text(told))
 
 
-def _amount(parsed: Namespace, name: str, kind: type[float] | type[int]) -> Any:
+def _amount(parsed: Namespace, name: str, kind: type[float] | type[int], what: str = "a number of GB") -> Any:
     """A number given as a flag; None: it wasn't."""
     text = getattr(parsed, name)
     if text is None:
@@ -240,5 +273,12 @@ def _amount(parsed: Namespace, name: str, kind: type[float] | type[int]) -> Any:
     try:
         return kind(text)
     except ValueError:
-        wanted = "a whole number" if kind is int else "a number of GB"
+        wanted = "a whole number" if kind is int else what
         raise ConfigError(f"--{name.replace('_', '-')}: got {text!r}, wanted {wanted}") from None
+
+
+def _above_zero(parsed: Namespace, name: str, kind: type[float] | type[int]) -> Any:
+    value = _amount(parsed, name, kind, "a number of tokens")
+    if value is not None and not 0 < value < float("inf"):
+        raise ConfigError(f"--{name.replace('_', '-')}: got {value:g}, wanted a number above 0")
+    return value

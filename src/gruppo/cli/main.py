@@ -215,6 +215,45 @@ def config_parser() -> Parser:
     return parser
 
 
+def plan_parser() -> Parser:
+    """`gruppo plan`."""
+    parser = Parser(
+        prog="gruppo plan",
+        usage="gruppo plan [CONFIG.yaml] [--gpu NAME] [--measured FILE] [--fit LIMITS] [--json] [--flag value ...]",
+        description="What a run will take, before it is started: memory by part, time by part and against plain SFT, "
+        "money. Nothing is loaded; docs/planning.md says how it is computed and how near it comes.",
+    )
+    parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="the config; flags alone do as well")
+    group = parser.add_argument_group("what it is to run on, and what is known of it")
+    group.add_argument(
+        "--gpu",
+        metavar="NAME",
+        help="t4, l4, a10g, l40s, a100-40, a100-80, h100, h200 and others, a flavour (t4-medium, a10g-small, "
+        "a10g-large, a100-large), with a count: 4xa100-80 [default this machine's]",
+    )
+    group.add_argument("--gpus", metavar="N", help="how many of them [default 1, or as the flavour has]")
+    group.add_argument("--model-size", metavar="7B", help="parameters, where the model is not on this machine")
+    group.add_argument("--prompt-tokens", metavar="N", help="mean tokens of a prompt [default 256]")
+    group.add_argument(
+        "--completion-tokens", metavar="N", help="mean tokens of a completion [default half of the longest]"
+    )
+    group.add_argument(
+        "--measured", metavar="FILE", help="the figures of a trial, as the check before a run writes them"
+    )
+    group.add_argument(
+        "--prices", metavar="FILE", help="dollars an hour of your own, YAML: `a100-80: 1.79`, `date: ...`"
+    )
+    parser.add_argument(
+        "--fit",
+        metavar="LIMITS",
+        help="memory=24GB,hours=4,cost=20 or some of them: look for settings that keep to them",
+    )
+    parser.add_argument("--by-size", action="store_true", help="print the table by model size of docs/planning.md")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    add_options(parser, options(), "over the file's, as for gruppo train")
+    return parser
+
+
 def reward_parser() -> Parser:
     """`gruppo reward`."""
     parser = Parser(
@@ -279,6 +318,7 @@ COMMANDS = {
     "eval": ("pass@1 and pass@k of a model on held-out problems", eval_parser),
     "show": ("what a run has come to", show_parser),
     "config": ("the options: schema, or a file explained", config_parser),
+    "plan": ("what a run will take: memory, time, money; settings that fit", plan_parser),
     "reward": ("test the rewards of a config before a run, without a model", reward_parser),
     "serve-reward": ("a reward model over HTTP, for trainers on other nodes", serve_reward_parser),
 }

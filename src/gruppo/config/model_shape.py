@@ -24,6 +24,16 @@ class ModelShape:
     layers: int
     hidden: int
     vocabulary: int
+    heads: int
+    kv_heads: int
+    """Heads of keys and values, shared by the query heads."""
+    head_size: int
+    inner: int
+    """Width of the MLP; of one expert's where there are several."""
+    tied: bool
+    """The output layer is the embedding."""
+    context: int | None = None
+    """Positions it can take, tokens."""
 
 
 def read_shape(folder: str | Path) -> ModelShape | None:
@@ -55,8 +65,21 @@ def _gpt2(values: Mapping[str, Any]) -> ModelShape:
     mlp = 2 * width * inner + inner + width
     norms = 4 * width
     tables = (words + int(values["n_positions"])) * width
-    head = 0 if values.get("tie_word_embeddings", True) else words * width
-    return ModelShape("gpt2", tables + layers * (attention + mlp + norms) + 2 * width + head, layers, width, words)
+    tied = bool(values.get("tie_word_embeddings", True))
+    head, heads = 0 if tied else words * width, int(values["n_head"])
+    return ModelShape(
+        family="gpt2",
+        parameters=tables + layers * (attention + mlp + norms) + 2 * width + head,
+        layers=layers,
+        hidden=width,
+        vocabulary=words,
+        heads=heads,
+        kv_heads=heads,
+        head_size=width // heads,
+        inner=inner,
+        tied=tied,
+        context=int(values["n_positions"]),
+    )
 
 
 def _decoder(values: Mapping[str, Any], family: str) -> ModelShape:
@@ -65,13 +88,32 @@ def _decoder(values: Mapping[str, Any], family: str) -> ModelShape:
     layer = _attention(values, family, width) + _mlp(values, width) + 2 * width
     tied = bool(values.get("tie_word_embeddings", family in _TIED))
     embeddings = words * width * (1 if tied else 2)
-    return ModelShape(family, embeddings + layers * layer + width, layers, width, words)
+    heads, shared, size = _heads(values, width)
+    context = values.get("max_position_embeddings")
+    return ModelShape(
+        family=family,
+        parameters=embeddings + layers * layer + width,
+        layers=layers,
+        hidden=width,
+        vocabulary=words,
+        heads=heads,
+        kv_heads=shared,
+        head_size=size,
+        inner=_inner(values),
+        tied=tied,
+        context=None if context is None else int(context),
+    )
+
+
+def _heads(values: Mapping[str, Any], width: int) -> tuple[int, int, int]:
+    """Query heads, heads of keys, and the size of one."""
+    heads = int(values["num_attention_heads"])
+    shared = int(values.get("num_key_value_heads") or heads)
+    return heads, shared, int(values.get("head_dim") or width // heads)
 
 
 def _attention(values: Mapping[str, Any], family: str, width: int) -> int:
-    heads = int(values["num_attention_heads"])
-    shared = int(values.get("num_key_value_heads") or heads)
-    size = int(values.get("head_dim") or width // heads)
+    heads, shared, size = _heads(values, width)
     queries, keys = heads * size, shared * size
     weights = 2 * width * queries + 2 * width * keys
     if family in ("qwen2", "qwen2_moe"):
@@ -81,11 +123,18 @@ def _attention(values: Mapping[str, Any], family: str, width: int) -> int:
     return weights + biases + norms
 
 
-def _mlp(values: Mapping[str, Any], width: int) -> int:
-    experts = int(values.get("num_experts") or values.get("num_local_experts") or 0)
+def _experts(values: Mapping[str, Any]) -> int:
+    return int(values.get("num_experts") or values.get("num_local_experts") or 0)
+
+
+def _inner(values: Mapping[str, Any]) -> int:
     inner = int(values["intermediate_size"])
+    return int(values.get("moe_intermediate_size") or inner) if _experts(values) else inner
+
+
+def _mlp(values: Mapping[str, Any], width: int) -> int:
+    experts, inner = _experts(values), _inner(values)
     if experts:
-        inner = int(values.get("moe_intermediate_size") or inner)
         return experts * 3 * width * inner + width * experts
     biases = 2 * inner + width if values.get("mlp_bias", False) else 0
     return 3 * width * inner + biases

@@ -1,0 +1,279 @@
+"""Peak memory of a run, part by part, as gruppo's own code holds it.
+
+Legend: P prompts, G completions each, L tokens of the largest micro-batch, n tokens of a piece of logits, V vocabulary,
+D hidden size.
+
+Sampling and update take turns in one process and share the weights, so the peak is the larger of the two, and each
+has moments of its own. What holds in both: weights, float32 masters (bfloat16 alone), the optimizer's moments, a
+reference policy. Gradients live from a backward pass to the optimizer's step.
+
+Update (`gruppo.training`), moment by moment:
+    head      activations of L tokens, logits of n, and the gradient of the output layer on its way
+    backward  activations of L tokens, gradients in flight through a layer
+    optimizer all gradients, and what the step computes on the way
+Sampling (`gruppo.rollout`):
+    decode    keys and values of the live rows, logits of a step, on a CPU a packed copy of the linear maps
+
+Limits: mixtures of experts and models that attend by waves or padded rows are rough; the memory of a process before
+it has loaded a model is not counted, nor what an allocator loses between blocks.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from gruppo.config.model_shape import ModelShape
+from gruppo.config.schema import Config
+from gruppo.planner.activations import in_flight_bytes, masked_attention_bytes, saved_bytes
+from gruppo.planner.devices import Device
+from gruppo.planner.models import adapter_parameters, embedding, linear_layers
+from gruppo.planner.workload import Workload, largest_micro_batch
+
+Parts = Mapping[str, float]
+SIZES = {"float32": 4, "bfloat16": 2}
+NF4 = 0.5 + 1 / 64 + 1 / 64 / 256 * 4
+"""Bytes of a weight in 4 bits: a scale of 8 bits to 64 weights, and one of 32 bits to 256 of those."""
+EIGHT_BIT = 1 + 4 / 256
+"""Bytes of a moment in 8 bits: a scale to 256 of them."""
+PIECE = {True: 2**22, False: 2**26}
+"""Logits of a piece on a CPU, and elsewhere (`gruppo.training.head`)."""
+FEWEST = 256
+"""Tokens of a piece at the least."""
+PACK_FROM = 16
+"""Longest completion, tokens, from which it does (`gruppo.rollout.continuous`)."""
+KEPT = "kept by malloc"
+RETURNED = 32 * 2**20
+"""Bytes from which glibc gives a block back."""
+SAMPLING_CHUNK = 2**22
+"""Logits that the sampler works on at a time (`gruppo.rollout.sampling`)."""
+PACKED_FROM = 2**16
+"""Weights of a linear map from which a CPU packs it (`gruppo.rollout.packed_weights`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes on one device by part, at the worst moment of each half of a step."""
+
+    sampling: Parts
+    update: Parts
+    reward_models: float = 0.0
+    """Weights of reward models on the same device."""
+
+    @property
+    def sampling_peak(self) -> float:
+        """The most while sampling."""
+        return sum(self.sampling.values()) + self.reward_models
+
+    @property
+    def update_peak(self) -> float:
+        """The most while updating."""
+        return sum(self.update.values()) + self.reward_models
+
+    @property
+    def peak(self) -> float:
+        """The most in all."""
+        return max(self.sampling_peak, self.update_peak)
+
+
+def token_budget(config: Config, vocabulary: int, on_cpu: bool) -> int:
+    """Tokens of a micro-batch, as `gruppo.training.packing` has them."""
+    return config.micro_batch_tokens or max(256, min(2_048 if on_cpu else 16_384, 2**27 // vocabulary))
+
+
+def trainable_parameters(config: Config, shape: ModelShape) -> int:
+    """Parameters that training moves."""
+    if config.lora_rank:
+        return adapter_parameters(shape, config.lora_rank, config.lora_targets)
+    return shape.parameters
+
+
+def forecast_memory(config: Config, shape: ModelShape, work: Workload, device: Device) -> Memory:
+    """Peak memory on one device of `device.count`, over which weights and what belongs to them are spread."""
+    held = {name: value / device.count for name, value in _held(config, shape).items()}
+    share = _share(work, device.count)
+    sampling, update = _sampling(config, shape, share, device), _update(config, shape, share, device)
+    if device.is_cpu:
+        kept = _kept_by_malloc(shape, SIZES[config.precision], sampling, update)
+        sampling, update = sampling | {KEPT: kept[1]}, update | {KEPT: kept[0]}
+    return Memory(sampling=held | sampling, update=held | update)
+
+
+def _kept_by_malloc(shape: ModelShape, size: int, sampling: Parts, update: Parts) -> tuple[float, float]:
+    """What stays resident of sampling while updating, and the other way round, though it is free.
+
+    glibc gives a block back to the system at once if it has 32 MB or more; smaller ones leave holes, which the other
+    half of a step, with blocks of other sizes, rarely fills. The output layer's blocks are left out as the largest.
+    """
+    packed = shape.hidden * shape.inner * size
+    output = embedding(shape) * size
+    small = sampling["KV cache"] + sampling["packed weights"] - (output if sampling["packed weights"] > output else 0.0)
+    of_sampling = small if packed < RETURNED else sampling["KV cache"]
+    of_update = update["activations"] + max(0.0, update["gradients"] - embedding(shape) * 4)
+    return of_sampling, of_update if packed < RETURNED else 0.0
+
+
+def _share(work: Workload, count: int) -> Workload:
+    """What one of `count` devices does of a step."""
+    return work if count == 1 else replace(work, prompts=max(1, -(-work.prompts // count)))
+
+
+def _held(config: Config, shape: ModelShape) -> dict[str, float]:
+    """What is there from the first step on."""
+    size = SIZES[config.precision]
+    trained = trainable_parameters(config, shape)
+    adapters = trained if config.lora_rank else 0
+    return {
+        "weights": _weights(config, shape, size),
+        "adapters": adapters * 4,
+        "master weights": 0 if size == 4 or adapters else trained * 4,
+        "optimizer": _moments(config, shape, trained),
+        "reference policy": trained * (4 if adapters else size) if config.wants_reference else 0,
+    }
+
+
+def _weights(config: Config, shape: ModelShape, size: int) -> float:
+    if config.quantize != "4bit":
+        return shape.parameters * size
+    maps = shape.layers * sum(a * b for a, b in linear_layers(shape).values())
+    return maps * NF4 + (shape.parameters - maps) * size
+
+
+def _moments(config: Config, shape: ModelShape, trained: int) -> float:
+    match config.optimizer:
+        case "adamw":
+            return trained * 8
+        case "adamw_8bit":
+            return trained * 2 * EIGHT_BIT
+        case "muon":
+            maps = shape.layers * sum(a * b for a, b in linear_layers(shape).values())
+            matrices = trained if config.lora_rank else maps
+            return matrices * 4 + (trained - matrices) * 8
+
+
+# ---- sampling
+
+
+def _sampling(config: Config, shape: ModelShape, work: Workload, device: Device) -> dict[str, float]:
+    size = SIZES[config.precision]
+    rows = live_rows(config, work)
+    width = round_up(work.longest)
+    packs = device.is_cpu and work.longest_completion >= PACK_FROM
+    cache = rows * width * shape.layers * 2 * shape.kv_heads * shape.head_size * size
+    logits = rows * shape.vocabulary * size + 3 * 4 * min(
+        rows * shape.vocabulary, max(SAMPLING_CHUNK, shape.vocabulary)
+    )
+    gathered = 0.0 if device.count == 1 else shape.parameters * size * (1 - 1 / device.count)
+    return {
+        "packed weights": packed_weights(shape) * size if packs else 0,
+        "gathered weights": gathered,
+        "KV cache": cache + cache / shape.layers,  # one layer is copied while the cache grows
+        "logits": logits,
+        "activations": _prefill(shape, work, size),
+    }
+
+
+def live_rows(config: Config, work: Workload) -> int:
+    """Slots of the cache: a multiple of 4."""
+    return -(-min(config.max_live_completions, work.completions) // 4) * 4
+
+
+def round_up(positions: int) -> int:
+    """As `gruppo.rollout.slots` rounds the width of its cache."""
+    width = -(-positions // 64) * 64
+    return 384 if 192 < width < 384 else width
+
+
+def packed_weights(shape: ModelShape) -> int:
+    """Numbers in the packed copies of a model's linear maps, output layer included; GPT-2's are of another kind."""
+    maps = {} if shape.family == "gpt2" else linear_layers(shape)
+    layers = shape.layers * sum(a * b for a, b in maps.values() if a * b >= PACKED_FROM)
+    return layers + (embedding(shape) if embedding(shape) >= PACKED_FROM else 0)
+
+
+def _prefill(shape: ModelShape, work: Workload, size: int) -> float:
+    """A prompt on its way through a layer: residual stream, its float32 copy, the MLP's three."""
+    return work.prompt_tokens * (3 * shape.inner * size + shape.hidden * (3 * size + 4))
+
+
+# ---- update
+
+
+def _update(config: Config, shape: ModelShape, work: Workload, device: Device) -> dict[str, float]:
+    """The moment with the most."""
+    size = SIZES[config.precision]
+    trained = trainable_parameters(config, shape) / device.count
+    padded = config.packing == "padded"
+    budget = token_budget(config, shape.vocabulary, device.is_cpu)
+    if padded:
+        tokens = min(budget // work.longest or 1, work.completions) * work.longest
+        micro_batches = -(-work.completions // max(1, budget // work.longest))
+    else:
+        tokens, micro_batches = largest_micro_batch(work, budget)
+    # In the only micro-batch, gradients grow while activations shrink: at the peak there are those of the output layer.
+    # On a CPU the room that shrinking leaves is not given back (`_kept_by_malloc`), so they come on top all the same.
+    only = 0 if config.lora_rank else embedding(shape) * 4
+    gradients = trained * 4 if micro_batches > 1 or device.is_cpu else only
+    kept = _activations(config, shape, work, device, tokens, size)
+    hidden = 2 * tokens * shape.hidden * size
+    logits, beyond = _logits(config, shape, tokens, size, device, padded)
+    gathered = 0.0 if device.count == 1 else 2 * shape.parameters / shape.layers * size
+    moments = {
+        "head": {
+            "gradients": gradients,
+            "activations": kept + hidden,
+            "logits": logits,
+            "on its way": beyond + gathered,
+        },
+        "backward": {
+            "gradients": gradients,
+            "activations": kept + hidden,
+            "logits": 0.0,
+            "on its way": tokens * in_flight_bytes(shape, size) + gathered,
+        },
+        "optimizer": {
+            "gradients": trained * 4,
+            "activations": 0.0,
+            "logits": 0.0,
+            "on its way": _optimizer_step(config, shape, trained, device),
+        },
+    }
+    return max(moments.values(), key=lambda parts: sum(parts.values()))
+
+
+def _activations(config: Config, shape: ModelShape, work: Workload, device: Device, tokens: int, size: int) -> float:
+    """What autograd keeps of a micro-batch: by layer, and of the last norm."""
+    each = sum(saved_bytes(shape, size, config.lora_rank, config.lora_targets).values())
+    if not device.is_cpu:
+        tree = min(tokens, work.prompt_tokens + work.group_size * work.completion_tokens)
+        each += masked_attention_bytes(shape, size, tree)
+    boundary = shape.hidden * size
+    if config.gradient_checkpointing:
+        return tokens * (shape.layers * boundary + each)
+    return tokens * (shape.layers * each + shape.hidden * (4 + 2 * size))
+
+
+def _logits(
+    config: Config, shape: ModelShape, tokens: int, size: int, device: Device, padded: bool
+) -> tuple[float, float]:
+    """Logits of a piece with what is computed of them, and what the output layer's gradient takes beyond that.
+
+    The forward pass holds the logits, their log-softmax, the products of an entropy, in float32, and the probabilities
+    of the piece before; under bfloat16 the logits themselves beside a float32 copy. The backward pass holds half of
+    that, and the gradient [V, D] until it is added to the others. Padded rows have all their logits at once.
+    """
+    piece = tokens if padded else min(tokens, max(FEWEST, PIECE[device.is_cpu] // shape.vocabulary))
+    copies = 3 + (piece < tokens) + padded
+    if config.wants_reference and config.kl_estimator in ("exact", "exact_forward"):
+        copies += 4
+    each = piece * shape.vocabulary
+    gradient = 0 if config.lora_rank else embedding(shape) * size
+    return each * (copies * 4 + (size if size == 2 else 0)), max(0.0, gradient - 8.0 * each)
+
+
+def _optimizer_step(config: Config, shape: ModelShape, trained: float, device: Device) -> float:
+    """On a GPU the roots of all second moments at once; on a CPU two numbers for each weight of the largest tensor."""
+    if config.optimizer == "adamw_8bit":
+        return 0.0
+    if not device.is_cpu:
+        return trained * 4
+    largest = shape.inner * config.lora_rank if config.lora_rank else max(embedding(shape), shape.hidden * shape.inner)
+    return 2 * 4 * largest
