@@ -85,6 +85,12 @@ class Workbench:
             rslora=config.rslora,
         )
 
+    def varied(self, config: Config, **changes: Any) -> "Workbench":
+        """Another workbench with other options for the same model: it shares the model and the engine, nothing else."""
+        other = replace(self, config=config, **changes)
+        vars(other).update(loaded=self.loaded, engine=self.engine)
+        return other
+
     @cached_property
     def device(self) -> torch.device:
         """Where the model lives."""
