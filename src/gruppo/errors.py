@@ -11,8 +11,8 @@ GruppoError
 ├── CannotLearnError the check before a run says that it cannot learn
 └── TrainingError    the numbers of a run went wrong: not finite, nothing to learn from
 
-The command line prints the message alone and exits with 2 (CannotLearnError: with 3). Anything that is not a GruppoError is a bug of ours and
-keeps its traceback.
+The command line prints the message alone and exits with 2 (CannotLearnError: with 3). Anything that is not a
+GruppoError is a bug of ours and keeps its traceback.
 """
 
 

@@ -105,7 +105,9 @@ def _signal(signal: SignalFigures) -> Iterator[tuple[str, str]]:
     reach = "most are in reach" if ten.value >= LEARNABLE else "not all are in reach"
     yield "pass@1", f"{_interval(signal.pass_at_1)}   pass@10 {_interval(ten)}: {reach}"
     others = ", ".join(f"{size}: {e.value:.0%}" for size, e in signal.at.items() if size != signal.group_size)
-    share = f"{signal.share.value:.0%} [{signal.share.low:.0%}, {signal.share.high:.0%}] of groups of {signal.group_size}"
+    share = (
+        f"{signal.share.value:.0%} [{signal.share.low:.0%}, {signal.share.high:.0%}] of groups of {signal.group_size}"
+    )
     yield "signal", f"{share} in the first steps; groups of {others}"
     if signal.temperatures:
         told = ", ".join(f"{temperature:g}: {share:.0%}" for temperature, share in signal.temperatures.items())

@@ -128,8 +128,8 @@ def train_parser() -> Parser:
         prog="gruppo train",
         usage="gruppo train [CONFIG.yaml] [--flag value ...]",
         description="Run the stages of a config (SFT, GRPO, evaluation). The same command on the same folder goes on "
-        "where it stopped. A flag overrides the file. Before its first step a run is checked (gruppo check), and ends with "
-        "exit code 3 where it cannot learn.",
+        "where it stopped. A flag overrides the file. Before its first step a run is checked (gruppo check), and ends "
+        "with exit code 3 where it cannot learn.",
     )
     parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="the config; flags alone do as well")
     parser.add_argument("--no-check", action="store_true", help="start without the check")
@@ -146,9 +146,9 @@ def check_parser() -> Parser:
     parser = Parser(
         prog="gruppo check",
         usage="gruppo check [CONFIG.yaml] [--fix [FILE]] [--json FILE] [--seconds N] [--problems N] [--flag value ...]",
-        description="Can this run learn? Loads what it will load, samples from the starting model, tries rewards, engine "
-        "and an update, and says: ready (exit code 0), will learn slowly (1) or cannot learn (3), each reason with its "
-        "cure. Nothing is changed.",
+        description="Can this run learn? Loads what it will load, samples from the starting model, tries rewards, "
+        "engine and an update, and says: ready (exit code 0), will learn slowly (1) or cannot learn (3), each reason "
+        "with its cure. Nothing is changed.",
     )
     parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="the config; flags alone do as well")
     parser.add_argument(

@@ -43,9 +43,7 @@ def _silent(text: str) -> None:
     """Nobody is told."""
 
 
-def check_config(
-    config: Config, *, seconds: float = SECONDS, problems: int = PROBLEMS, tell: Tell = _silent
-) -> Check:
+def check_config(config: Config, *, seconds: float = SECONDS, problems: int = PROBLEMS, tell: Tell = _silent) -> Check:
     """Check a config by itself. Of a run folder nothing but the model that its SFT stage has left is looked at.
 
     Args:
@@ -71,12 +69,12 @@ def check_config(
     after_sft = config.sft is not None and is_model_folder(trained)
     with WorkerPool() as pool:
         bench = Workbench(config, str(trained) if after_sft else config.model, {}, SilentProgress(), pool)
-        return check_bench(bench, budget, before_sft=config.sft is not None and not after_sft, baseline=baseline, tell=tell)
+        return check_bench(
+            bench, budget, before_sft=config.sft is not None and not after_sft, baseline=baseline, tell=tell
+        )
 
 
-def check_before_training(
-    bench: Workbench, *, before_sft: bool, baseline: int | None, log: Path
-) -> Check:
+def check_before_training(bench: Workbench, *, before_sft: bool, baseline: int | None, log: Path) -> Check:
     """The check that a run makes of itself, on its own model, within a share of its expected time.
 
     Rewards run in processes of the check's own, so that what a function remembers of the check never reaches the run.

@@ -42,7 +42,9 @@ class CheckGate:
     def _tell(self, found: Check, before_sft: bool) -> None:
         what = "check before SFT" if before_sft else "check"
         signal = found.signal
-        figures = "" if signal is None else f"; pass@1 {signal.pass_at_1.value:.2f}, {signal.share.value:.0%} of groups "
+        figures = (
+            "" if signal is None else f"; pass@1 {signal.pass_at_1.value:.2f}, {signal.share.value:.0%} of groups "
+        )
         figures += "" if signal is None else "carry a signal"
         self._observer.note(f"{what}: {found.verdict}{figures} ({found.seconds:.0f} s)")
         for reason in found.reasons:

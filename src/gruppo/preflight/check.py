@@ -63,7 +63,9 @@ class Check:
                 for reason in self.reasons
             ],
             "prompts": None if self.prompts is None else asdict(self.prompts),
-            "rewards": None if rewards is None else {"fine": rewards.fine, "probes": [asdict(p) for p in rewards.probes]},
+            "rewards": None
+            if rewards is None
+            else {"fine": rewards.fine, "probes": [asdict(p) for p in rewards.probes]},
             "outputs": None if outputs is None else _outputs_json(outputs),
             "signal": None if self.signal is None else asdict(self.signal),
             "engine": None if self.engine is None else asdict(self.engine),
@@ -89,7 +91,9 @@ def _outputs_json(outputs: Outputs) -> dict[str, Any]:
     }
 
 
-def check(subject: Subject, budget: Budget, loss: LossSettings, tell: Callable[[str], None] = lambda text: None) -> Check:
+def check(
+    subject: Subject, budget: Budget, loss: LossSettings, tell: Callable[[str], None] = lambda text: None
+) -> Check:
     """Look at a run before its first step. Its weights and all random states are the same afterwards, bit for bit.
 
     Args:
@@ -157,7 +161,7 @@ class _Checking:
             return reasons
         other = subject.vary({"rewards": [name], "success": None})
         tried = try_rubric(other.rubric, subject.first, most=8, seconds=_REWARD_SECONDS * self._budget.seconds)
-        if not tried.fine:
+        if not of_data.separates(tried):
             return reasons
         would = of_data.passes_of(other, [(g.problem, [r.text for r in g.rollouts]) for g in outputs.groups])
         cure = Cure(f"The reward `{name}` tells them apart on this data:", {"rewards": [name], "success": None})

@@ -81,9 +81,11 @@ def compare_engine(subject: Subject, outputs: Outputs) -> EngineCheck:
     rows = [replace(row, mask=np.ones_like(row.mask)) for row in rows_of(outputs.groups[:count], subject, real=False)]
     passes, _ = passes_of(subject.loaded.model, subject.token_budget, subject.config.packing)
     with passes.ready():
-        trainer = [passes.logprobs(passes.cut([row])[0], outputs.temperature) for row in rows]
-    gaps = [np.abs(own.float().cpu().numpy() - row.sampler_logprobs) for own, row in zip(trainer, rows, strict=True)]
-    together = np.concatenate(gaps)
+        gaps = [
+            (passes.logprobs(micro, outputs.temperature) - micro.loss_tokens.sampler_logprobs).abs().float()
+            for micro in passes.cut(rows)
+        ]
+    together = torch.cat(gaps)
     return EngineCheck(len(rows), float(together.mean()), float(together.max()))
 
 
@@ -107,11 +109,12 @@ def try_update(subject: Subject, outputs: Outputs, loss: LossSettings, budget: B
                 reference=subject.config.wants_reference,
                 packing=subject.config.packing,
             )
-            groups = _affordable(policy, groups, subject, budget)
+            logprobs = _logprobs_of(subject, loss.temperature)
+            groups = _affordable(logprobs, groups, subject, budget)
             rows = rows_of(groups, subject, real=real)
-            before = policy.logprobs(rows, loss.temperature)
+            before = logprobs(rows)
             stats, seconds = _timed(lambda: policy.update(Batch(tuple(rows)), loss, 1.0), subject)
-            kl = _moved(before, policy.logprobs(rows, loss.temperature))
+            kl = _moved(before, logprobs(rows))
             if budget.thorough and stats.stepped and budget.left() > 2 * seconds:
                 seconds = min(seconds, _timed(lambda: policy.update(Batch(tuple(rows)), loss, 1.0), subject)[1])
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -133,10 +136,22 @@ def _chosen(subject: Subject, outputs: Outputs) -> tuple[list[Group], bool]:
     return ordered[:count], ordered[0].has_signal
 
 
-def _affordable(policy: LocalPolicy, groups: list[Group], subject: Subject, budget: Budget) -> list[Group]:
+def _logprobs_of(subject: Subject, temperature: float) -> Callable[[Sequence[Row]], Tensor]:
+    """What gives the policy's log-probs of all tokens of some rows, in an order that depends on the rows alone."""
+    passes, _ = passes_of(subject.loaded.model, subject.token_budget, subject.config.packing)
+
+    def logprobs(rows: Sequence[Row]) -> Tensor:
+        with passes.ready():
+            return torch.cat([passes.logprobs(micro, temperature) for micro in passes.cut(rows)])
+
+    return logprobs
+
+
+def _affordable(
+    logprobs: Callable[[Sequence[Row]], Tensor], groups: list[Group], subject: Subject, budget: Budget
+) -> list[Group]:
     """Fewer groups where the budget has no time for all: an update is about four forward passes."""
-    one = rows_of(groups[:1], subject, real=False)
-    _, seconds = _timed(lambda: policy.logprobs(one, 1.0), subject)
+    _, seconds = _timed(lambda: logprobs(rows_of(groups[:1], subject, real=False)), subject)
     passes = 8 if budget.thorough else 6
     return groups[: max(1, int(budget.left(UPDATE_SHARE) / max(1e-6, passes * seconds)))]
 
@@ -149,9 +164,9 @@ def _timed(call: Callable[[], Result], subject: Subject) -> tuple[Result, float]
     return result, time.perf_counter() - start
 
 
-def _moved(before: Sequence[Tensor], after: Sequence[Tensor]) -> float | None:
-    """[N] tokens each: the mean of k3; None where it isn't finite."""
-    gap = torch.cat(list(after)).double() - torch.cat(list(before)).double()
+def _moved(before: Tensor, after: Tensor) -> float | None:
+    """The mean of k3 over tokens [N]; None where it isn't finite."""
+    gap = after.double() - before.double()
     kl = float((torch.expm1(gap) - gap).mean())
     return kl if math.isfinite(kl) else None
 

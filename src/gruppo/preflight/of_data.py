@@ -31,8 +31,8 @@ TEMPLATES: tuple[tuple[str, str], ...] = (
 """Plain forms of chat templates, each by a token that tells whose it is; the last is for any model."""
 _LONG_SHARE = 0.02
 """Share of prompts that may be too long before that is more than a note."""
-_WORST: Mapping[str, float] = {"empty": 0.5, "garbage": 0.5, "echoed prompt": 0.5, "all answers": 0.5}
-"""Completions of no worth: where more of them pass, that is what the run would teach."""
+_WORTHLESS = ("empty", "garbage", "echoed prompt", "all answers")
+"""Where more than half of these pass, that is what the run would teach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,9 @@ def _too_long(subject: Subject, found: PromptFigures) -> Iterator[Reason]:
     left_out = "all of them" if not subject.first else f"{found.too_long} of {found.problems} ({share:.0%})"
     evidence = (
         f"prompts have {found.shortest} to {found.longest} tokens; the limit is {subject.prompt_limit}"
-        + (f" = context {context} - completion {config.longest_completion}" if config.max_prompt_length is None else ""),
+        + (
+            f" = context {context} - completion {config.longest_completion}" if config.max_prompt_length is None else ""
+        ),
     )
     yield Reason("long_prompts", level, f"{left_out} of the prompts are too long and left out", evidence, tuple(cures))
 
@@ -117,7 +119,11 @@ def _template(subject: Subject) -> Iterator[Reason]:
             "stop",
             "the prompt that the model sees does not have the question in it",
             (f"{problem.id}: {problem.prompt_text[:120]!r}",),
-            (Cure("Give a plain template in place of the chat template:", {"prompt_template": plain_template(subject)}),),
+            (
+                Cure(
+                    "Give a plain template in place of the chat template:", {"prompt_template": plain_template(subject)}
+                ),
+            ),
         )
         return
     marks = set(MARK.findall(problem.prompt_text)) - set(MARK.findall(problem.prompt))
@@ -181,23 +187,41 @@ def reward_reasons(subject: Subject, test: RewardTest, *, passing: float | None)
         test: of them.
         passing: the share of the model's completions that pass; None: not sampled.
     """
+    hacks = [finding for finding in test.findings if finding.kind == "hack" and finding.mend]
+    if hacks:
+        shares = {_probe(finding): len(finding.rows) / max(1, test.problems) for finding in hacks}
+        level: Level = "stop" if any(shares.get(name, 0.0) > 0.5 for name in _WORTHLESS) else "slow"
+        told = ", ".join(f"'{name}' on {min(share, 1.0):.0%}" for name, share in shares.items())
+        evidence = hacks[0].evidence[:1]
+        yield Reason("reward_hack", level, f"completions that must not pass do: {told} of problems", evidence, ())
     for finding in test.findings:
-        if finding.mend or finding.kind == "rows":
+        if finding.kind != "hack" and (finding.mend or finding.kind == "rows"):
             level = _level(finding, test, passing)
-            cures = [Cure(finding.cure)] if finding.cure else []
-            yield Reason(f"reward_{finding.kind.replace(' ', '_')}", level, finding.what, finding.evidence[:2], tuple(cures))
+            cures = (Cure(finding.cure),) if finding.cure else ()
+            yield Reason(f"reward_{finding.kind.replace(' ', '_')}", level, finding.what, finding.evidence[:2], cures)
+
+
+def _probe(finding: Finding) -> str:
+    """The kind of completion that a finding of the kind `hack` is about."""
+    return finding.what.split("'")[1]
 
 
 def _level(finding: Finding, test: RewardTest, passing: float | None) -> Level:
-    if not finding.mend:
+    if not finding.mend or (finding.kind == "form" and passing):
         return "note"
     share = len(finding.rows) / max(1, test.problems)
-    if finding.kind == "hack":
-        probe = finding.what.split("'")[1]
-        return "stop" if probe in _WORST and share > _WORST[probe] else "slow"
     if finding.kind in ("gold", "form", "scale", "gate", "rows"):
         return "stop" if not passing and (share > 0.5 or finding.kind in ("scale", "gate")) else "slow"
     return "stop" if finding.kind == "failures" and share > 0.5 else "slow"
+
+
+def separates(test: RewardTest) -> bool:
+    """Whether rewards tell known answers from completions that must not pass, but for a few."""
+    shares: dict[str, float] = {}
+    for must in ("pass", "fail"):
+        probes = [probe for probe in test.probes if probe.must == must]
+        shares[must] = sum(probe.passed for probe in probes) / max(1, sum(probe.tried for probe in probes))
+    return shares["pass"] > 0.98 and shares["fail"] < 0.1
 
 
 def fallback_reward(subject: Subject) -> str | None:

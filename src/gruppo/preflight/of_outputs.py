@@ -1,8 +1,9 @@
-"""What the starting model's completions have against a run, with cures that were tried on the model where that is cheap."""
+"""What the starting model's completions have against a run; cures are tried on the model where that is cheap."""
 
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ def signal_figures(subject: Subject, outputs: Outputs, temperatures: Mapping[flo
         ten = bootstrap_interval([pass_at_k(outputs.samples, c, 10) for c in outputs.passes])
     else:
         ten = fit_rates(outputs.passes, [outputs.samples] * len(outputs.groups)).pass_at(10)
-    inside = [int(((rates > low) & (rates <= high) & (rates < 1)).sum()) for low, high in zip(EDGES, EDGES[1:])]
+    inside = [int(((rates > low) & (rates <= high) & (rates < 1)).sum()) for low, high in pairwise(EDGES)]
     return SignalFigures(
         group_size=size,
         share=fit.predicted(size, FIRST_STEPS * config.prompts_per_step),
@@ -131,7 +132,9 @@ def _truncated(subject: Subject, outputs: Outputs, budget: Budget) -> Iterator[R
     if enough is not None and enough > outputs.limit:
         cures.append(Cure("Give them room:", {"max_completion_length": min(room, 8 * math.ceil(enough / 8))}))
     cures.append(
-        Cure("Teach the model to come to an end by SFT, or name what ends an answer under `stop`; is its template right?")
+        Cure(
+            "Teach the model to come to an end by SFT, or name what ends an answer under `stop`; is its template right?"
+        )
     )
     what = f"{share:.0%} of the completions are cut off at max_completion_length {outputs.limit}"
     yield Reason("truncated", level, what, tuple(evidence), tuple(cures))
@@ -243,7 +246,9 @@ def _by_difficulty(subject: Subject, outputs: Outputs, *, hard: bool) -> Iterato
     """The widest bound on difficulty within which enough groups carry a signal."""
     levels = subject.difficulties
     for bound in reversed(levels[:-1]) if hard else levels[1:]:
-        inside = [g for g in outputs.groups if g.problem.difficulty is not None and _within(g.problem.difficulty, bound, hard)]
+        inside = [
+            g for g in outputs.groups if g.problem.difficulty is not None and _within(g.problem.difficulty, bound, hard)
+        ]
         if len(inside) < 4:
             continue
         share = fit_rewards([group.rewards for group in inside]).signal(subject.collector.group_size).value
@@ -263,7 +268,9 @@ def _by_group_size(signal: SignalFigures) -> Iterator[Cure]:
     larger = [size for size in signal.at if signal.group_size < size <= GROUP_SIZES[-1]]
     enough = [size for size in larger if signal.at[size].value >= ENOUGH_SIGNAL]
     now = signal.at[signal.group_size].value
-    size = enough[0] if enough else larger[-1] if larger and signal.at[larger[-1]].value >= 1.5 * max(now, 0.01) else None
+    size = (
+        enough[0] if enough else larger[-1] if larger and signal.at[larger[-1]].value >= 1.5 * max(now, 0.01) else None
+    )
     if size is not None:
         told = f"Take larger groups, of which about {signal.at[size].value:.0%} would carry one:"
         yield Cure(told, {"group_size": size})
@@ -278,4 +285,6 @@ def _language(subject: Subject, outputs: Outputs) -> Iterator[Reason]:
     if asked is None or written is None or "latin" in (asked, written[0]) or written[0] == asked or written[1] <= 0.5:
         return
     what = f"{written[1]:.0%} of the completions are in the language '{written[0]}', the prompts in '{asked}'"
-    yield Reason("language", "note", what, (), (Cure("Ask for the language in the prompt, or add the reward `language`."),))
+    yield Reason(
+        "language", "note", what, (), (Cure("Ask for the language in the prompt, or add the reward `language`."),)
+    )

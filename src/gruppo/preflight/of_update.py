@@ -30,10 +30,14 @@ def of_engine(subject: Subject, found: EngineCheck) -> Iterator[Reason]:
         yield Reason(
             "stale_weights",
             "stop",
-            f"the engine does not hold the trainer's weights: log-probs of the same tokens differ by {found.mean:.2g} nats "
-            "in the mean",
+            "the engine does not hold the trainer's weights: log-probs of the same tokens differ by "
+            f"{found.mean:.2g} nats in the mean",
             (f"{found.completions} completions; the largest difference is {found.most:.2g}",),
-            (Cure("Give the engine the model that is trained: the same folder, the same precision, the same adapter."),),
+            (
+                Cure(
+                    "Give the engine the model that is trained: the same folder, the same precision, the same adapter."
+                ),
+            ),
         )
     elif found.most > 10 * ALLOWED[subject.config.precision]:
         yield Reason(

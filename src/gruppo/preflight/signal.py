@@ -107,10 +107,7 @@ def fit_rewards(rewards: Sequence[Floats]) -> RateFit:
         total = sum(others.values())
         pairs += total * (total - 1)
         equal += sum(count * (count - 1) for count in others.values())
-    if len(values) <= 2 or not pairs:
-        others_equal = 1.0 if len(values) <= 2 else 0.0
-    else:
-        others_equal = equal / pairs
+    others_equal = 1.0 if len(values) <= 2 else equal / max(1, pairs)
     passes = [int(np.sum(group == common)) for group in rewards]
     return fit_rates(passes, [len(group) for group in rewards], others_equal)
 
