@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from gruppo.config.table import WIDTH, aligned, wrapped
+from gruppo.config.table import aligned, wrapped
+from gruppo.evaluation.statistics import Estimate
 from gruppo.monitor.text import duration, number, visible
 from gruppo.preflight.check import Check
 from gruppo.preflight.of_data import PromptFigures
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
     from gruppo.launch.check import Fixed
 
 _BAR = 24
-_RATES = ("none", "to 25 %", "to 50 %", "to 75 %", "below 100 %", "all")
-_LEVELS = {"stop": "stop", "slow": "slow", "note": "note"}
+_RATES = ("none", "to 25%", "to 50%", "to 75%", "below 100%", "all")
 
 
 def as_text(found: Check) -> str:
@@ -138,7 +138,7 @@ def _histogram(signal: SignalFigures) -> str:
 
 
 def _reason(reason: Reason) -> Iterator[str]:
-    yield wrapped(f"{_LEVELS[reason.level]}: {_plain(reason.what)}", 6)
+    yield wrapped(f"{reason.level}: {_plain(reason.what)}", 6)
     for line in reason.evidence:
         yield wrapped(f"      {_plain(line)}", 6)
     for place, cure in enumerate(reason.cures[:2]):
@@ -147,7 +147,7 @@ def _reason(reason: Reason) -> Iterator[str]:
 
 def _cure(cure: Cure, head: str) -> Iterator[str]:
     yield wrapped(f"      {head}{_plain(cure.text)}", 12)
-    yield from (f"              {line}"[: WIDTH + 40] for line in cure.lines)
+    yield from (f"            {line}" for line in cure.lines)
 
 
 def _verdict(found: Check) -> str:
@@ -166,15 +166,12 @@ def _plain(text: str) -> str:
     return visible(text, keep="")
 
 
-def _interval(estimate: object) -> str:
-    from gruppo.evaluation.statistics import Estimate
-
-    assert isinstance(estimate, Estimate)
+def _interval(estimate: Estimate) -> str:
     return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %" if 0 < share < 0.01 else f"{share:.0%}".replace("%", " %")
+    return f"{share:.1%}" if 0 < share < 0.01 else f"{share:.0%}"
 
 
 def _two(value: float) -> float:

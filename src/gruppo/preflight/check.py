@@ -5,13 +5,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from gruppo.errors import RewardError
-from gruppo.evaluation.statistics import Estimate
 from gruppo.planner.measured import Measured
 from gruppo.preflight import of_data, of_outputs, of_update
 from gruppo.preflight.numerics import EngineCheck, UpdateCheck, compare_engine, try_update
 from gruppo.preflight.of_data import PromptFigures
 from gruppo.preflight.of_outputs import SignalFigures
-from gruppo.preflight.outputs import FEWEST, Outputs, draw, expected_seconds, sample
+from gruppo.preflight.outputs import Outputs, expected_seconds, sample
 from gruppo.preflight.reasons import Cure, Reason, Verdict, in_order, verdict_of
 from gruppo.preflight.reward_test import RewardTest, try_rubric
 from gruppo.preflight.subject import Budget, Subject, untouched_randomness
@@ -248,6 +247,3 @@ def _of_demonstrations(subject: Subject) -> Iterator[Reason]:
         (f"99 % of them have at most {enough} tokens",),
         (Cure("Give completions the room that SFT teaches:", {"max_completion_length": 8 * -(-enough // 8)}),),
     )
-
-
-__all__ = ["FEWEST", "Budget", "Check", "Estimate", "Subject", "check", "draw"]

@@ -1,5 +1,6 @@
 """What stands against a run: reasons, each with its evidence and its cure as config lines."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -67,6 +68,8 @@ def yaml_lines(changes: Mapping[str, Any]) -> list[str]:
     for name, value in changes.items():
         if value is None:
             lines.append(f"# without {name}")
+        elif isinstance(value, str) and "\n" in value:
+            lines.append(f"{name}: {json.dumps(value, ensure_ascii=False)}")  # which is YAML, on one line
         else:
             dumped = yaml.safe_dump({name: value}, default_flow_style=None, sort_keys=False, width=10_000)
             lines += dumped.rstrip("\n").split("\n")
