@@ -86,9 +86,10 @@ class Workbench:
         )
 
     def varied(self, config: Config, **changes: Any) -> "Workbench":
-        """Another workbench with other options for the same model: it shares the model and the engine, nothing else."""
+        """Another workbench with other options for the same model: it shares the model and, once there is one, the
+        engine, nothing else."""
         other = replace(self, config=config, **changes)
-        vars(other).update(loaded=self.loaded, engine=self.engine)
+        vars(other).update({name: vars(self)[name] for name in ("loaded", "engine") if name in vars(self)})
         return other
 
     @cached_property

@@ -67,6 +67,8 @@ def check_config(config: Config, *, seconds: float = SECONDS, problems: int = PR
     baseline = resident_bytes()
     trained = Path(config.output_dir) / "sft" / "model"
     after_sft = config.sft is not None and is_model_folder(trained)
+    if after_sft and config.quantize != "none":
+        trained = trained.with_name("adapter")
     with WorkerPool() as pool:
         bench = Workbench(config, str(trained) if after_sft else config.model, {}, SilentProgress(), pool)
         return check_bench(
@@ -74,7 +76,7 @@ def check_config(config: Config, *, seconds: float = SECONDS, problems: int = PR
         )
 
 
-def check_before_training(bench: Workbench, *, before_sft: bool, baseline: int | None, log: Path) -> Check:
+def check_before_training(bench: Workbench, *, before_sft: bool, log: Path) -> Check:
     """The check that a run makes of itself, on its own model, within a share of its expected time.
 
     Rewards run in processes of the check's own, so that what a function remembers of the check never reaches the run.
@@ -82,7 +84,7 @@ def check_before_training(bench: Workbench, *, before_sft: bool, baseline: int |
     budget = Budget(SECONDS, PROBLEMS // 2, thorough=False, of_run=SHARE_OF_RUN)
     with WorkerPool(log=log) as pool:
         apart = bench.varied(bench.config, pool=pool, observer=SilentProgress())
-        return check_bench(apart, budget, before_sft=before_sft, baseline=baseline)
+        return check_bench(apart, budget, before_sft=before_sft)
 
 
 def check_bench(

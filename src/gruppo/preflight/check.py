@@ -101,6 +101,7 @@ def check(
         loss: as of its first step.
         tell: is told what is being done.
     """
+    budget.begin()
     with untouched_randomness():
         return _Checking(subject, budget, loss, tell).run()
 
@@ -164,9 +165,10 @@ class _Checking:
             return reasons
         would = of_data.passes_of(other, [(g.problem, [r.text for r in g.rollouts]) for g in outputs.groups])
         cure = Cure(f"The reward `{name}` tells them apart on this data:", {"rewards": [name], "success": None})
+        cured = [replace(r, cures=(cure, *r.cures)) if r.level != "note" else r for r in reasons]
         if unpaid and would >= max(of_outputs.NO_SIGNAL, 2 * (passing or 0.0)):
-            return [_parser(subject, would, name, cure, passing or 0.0), *reasons]
-        return [replace(r, cures=(cure, *r.cures)) if r.level != "note" else r for r in reasons]
+            return [_parser(subject, would, name, cure, passing or 0.0), *cured]
+        return cured
 
     def _with_template(self, reasons: list[Reason], outputs: Outputs) -> list[Reason]:
         """Other prompt templates, tried where no completion passes or the one in use looks wrong."""

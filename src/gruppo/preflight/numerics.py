@@ -47,7 +47,7 @@ class EngineCheck:
 
 @dataclass(frozen=True, slots=True)
 class UpdateCheck:
-    """An update at the peak rate, and what it took. None where there was none to tell of."""
+    """An update at the peak rate, and what it took."""
 
     completions: int
     real: bool
@@ -56,7 +56,7 @@ class UpdateCheck:
     grad_norm: float | None
     finite: bool
     kl: float | None
-    """Nats per token, from before the update to after it."""
+    """Nats per token, from before the update to after it; None: beyond all numbers."""
     seconds: float
     memory_bytes: int | None
     """The peak, as `Measured.memory_bytes`."""
@@ -114,7 +114,7 @@ def try_update(subject: Subject, outputs: Outputs, loss: LossSettings, budget: B
             rows = rows_of(groups, subject, real=real)
             before = logprobs(rows)
             stats, seconds = _timed(lambda: policy.update(Batch(tuple(rows)), loss, 1.0), subject)
-            kl = _moved(before, logprobs(rows))
+            kl = _moved(before, logprobs(rows)) if stats.stepped else 0.0
             if budget.thorough and stats.stepped and budget.left() > 2 * seconds:
                 seconds = min(seconds, _timed(lambda: policy.update(Batch(tuple(rows)), loss, 1.0), subject)[1])
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -141,8 +141,11 @@ def _logprobs_of(subject: Subject, temperature: float) -> Callable[[Sequence[Row
     passes, _ = passes_of(subject.loaded.model, subject.token_budget, subject.config.packing)
 
     def logprobs(rows: Sequence[Row]) -> Tensor:
+        trained = [row for row in rows if row.mask.any()]
+        if not trained:
+            return torch.zeros(0)
         with passes.ready():
-            return torch.cat([passes.logprobs(micro, temperature) for micro in passes.cut(rows)])
+            return torch.cat([passes.logprobs(micro, temperature) for micro in passes.cut(trained)])
 
     return logprobs
 

@@ -71,6 +71,6 @@ def yaml_lines(changes: Mapping[str, Any]) -> list[str]:
         elif isinstance(value, str) and "\n" in value:
             lines.append(f"{name}: {json.dumps(value, ensure_ascii=False)}")  # which is YAML, on one line
         else:
-            dumped = yaml.safe_dump({name: value}, default_flow_style=None, sort_keys=False, width=10_000)
-            lines += dumped.rstrip("\n").split("\n")
+            dumped = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000)
+            lines.append(f"{name}: {dumped.splitlines()[0]}")  # a scalar has a `...` after it
     return lines

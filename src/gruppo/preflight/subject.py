@@ -72,6 +72,10 @@ class Budget:
     """At most this share of the run's own expected seconds, known once something was sampled; None: no such limit."""
     _start: float = field(default_factory=time.perf_counter)
 
+    def begin(self) -> None:
+        """Count from now: loading is what the run does too."""
+        self._start = time.perf_counter()
+
     @property
     def spent(self) -> float:
         """Seconds since it began."""
