@@ -1,5 +1,8 @@
 """Runs that could never have learned, each on a real small model: the named cause, a cure that then works, and a
-healthy twin without an alarm."""
+healthy twin without an alarm.
+
+Each takes some seconds, and they are many: those marked slow are left out of the quick tier.
+"""
 
 import shutil
 from collections.abc import Mapping
@@ -10,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+import gruppo
 from gruppo.config.load import check as checked
 from gruppo.config.schema import Config, EvalConfig
 from gruppo.errors import ConfigError
@@ -86,6 +90,20 @@ def test_all_truncated(world: World) -> None:
     assert cured(config, reason.cures[0].changes).verdict == "ready"
 
 
+@pytest.mark.slow
+def test_the_first_ten_steps_lie_in_the_interval(world: World) -> None:
+    """One of the runs of `benchmarks/check_interval.py`."""
+    config = world.config(
+        rows_of(2) + rows_of(3), group_size=4, steps=10, prompts_per_step=16, learning_rate=1e-12, save_rollouts_every=0
+    )
+    found = look(config, problems=64)
+    assert found.signal is not None
+    metrics = gruppo.train(config, observer=SilentProgress()).metrics
+    seen = 1.0 - sum(row["no_signal_share"] for row in metrics) / 10
+    interval = found.signal.share
+    assert 0.2 < interval.low < seen < interval.high < 0.8
+
+
 def reward_file(world: World, body: str) -> str:
     path = world.folder / "rewards.py"
     path.write_text(f"import re\n\ndef judge(completion, answer):\n    {body}\n")
@@ -105,11 +123,13 @@ def test_a_parser_that_finds_nothing(world: World) -> None:
     assert cured(config, reason.cures[0].changes).verdict == "ready"
 
 
+@pytest.mark.slow
 def test_a_parser_that_works_is_no_alarm(world: World) -> None:
     body = "return float(re.findall(r'#### (.+)', completion)[-1:] == [answer.split()[-1]])"
     assert look(world.config(rows_of(2), rewards=[reward_file(world, body)])).verdict == "ready"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "named"),
     [("return 1.0", "garbage"), ("return float(completion.strip() in answer)", "empty")],
@@ -126,6 +146,7 @@ def test_a_reward_that_pays_for_nothing(world: World, body: str, named: str) -> 
     assert cured(config, reason.cures[0].changes).verdict == "ready"
 
 
+@pytest.mark.slow
 def test_too_hard(world: World) -> None:
     config = world.config(rows_of(4) + rows_of(2)[:14])
     found = look(config, problems=48)
@@ -139,6 +160,7 @@ def test_too_hard(world: World) -> None:
     assert reason_of(alone, "too_hard").cures[-1].text.startswith("Start with SFT")
 
 
+@pytest.mark.slow
 def test_too_easy(world: World) -> None:
     config = world.config(rows_of(1) + rows_of(2)[:14], temperature=0.7)
     found = look(config, problems=48)
@@ -148,6 +170,7 @@ def test_too_easy(world: World) -> None:
     assert cured(config, reason.cures[0].changes).verdict == "ready"
 
 
+@pytest.mark.slow
 def test_temperature_0(world: World) -> None:
     with pytest.raises(ConfigError, match=r"temperature: got 0, wanted 0\.05 or more"):
         checked(Config, {"model": "m", "data": "d", "temperature": 0}, "run.yaml")
@@ -159,6 +182,7 @@ def test_temperature_0(world: World) -> None:
     assert cured(config, reason.cures[0].changes).verdict == "ready"
 
 
+@pytest.mark.slow
 def test_groups_of_two_that_rarely_pass(world: World) -> None:
     config = world.config(rows_of(3), group_size=2)
     found = look(config, problems=64)
@@ -195,6 +219,7 @@ CHATML = (
 OWN = "<|user|>{prompt}<|end|><|assistant|>"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("template", "kind", "what"),
     [
@@ -263,17 +288,19 @@ def test_test_data_in_training_data(world: World) -> None:
     assert cured(config, {"data": data}).verdict == "ready"
 
 
+@pytest.mark.slow
 def test_prompts_longer_than_the_context(world: World) -> None:
     config = world.config(rows_of(2), max_completion_length=250)
     found = look(config)
     reason = reason_of(found, "long_prompts")
     assert found.verdict == "cannot learn"
-    assert reason.what == "all of them of the prompts are too long and left out"
+    assert reason.what == "72 of 72 prompts (100%) are too long and left out"
     assert cured(config, reason.cures[0].changes).verdict == "ready"
     some = look(world.config([*rows_of(2), *({**row, "question": row["question"] * 40} for row in rows_of(2)[:9])]))
-    assert reason_of(some, "long_prompts").what == "9 of 81 (11%) of the prompts are too long and left out"
+    assert reason_of(some, "long_prompts").what == "9 of 81 prompts (11%) are too long and left out"
 
 
+@pytest.mark.slow
 def test_story_text_that_the_prompt_leaves_out(world: World) -> None:
     config = world.config(rows_of(5))
     found = look(config)
@@ -284,6 +311,7 @@ def test_story_text_that_the_prompt_leaves_out(world: World) -> None:
     assert cured(config, reason.cures[0].changes).verdict == "ready"
 
 
+@pytest.mark.slow
 def test_text_that_the_question_does_not_need_is_a_note(world: World) -> None:
     rows = [{**row, "origin": f"written by hand for level {row['level']}, row {i}"} for i, row in enumerate(rows_of(2))]
     found = look(world.config(rows))

@@ -98,14 +98,14 @@ def _too_long(subject: Subject, found: PromptFigures) -> Iterator[Reason]:
     elif room is not None and room >= max(16, config.longest_completion // 8):
         cures.append(Cure("Leave them room in the context:", {"max_completion_length": room}))
     cures.append(Cure("Shorten the prompts, or take a model of a longer context."))
-    left_out = "all of them" if not subject.first else f"{found.too_long} of {found.problems} ({share:.0%})"
+    left_out = f"{found.too_long} of {found.problems} prompts ({share:.0%})"
     evidence = (
         f"prompts have {found.shortest} to {found.longest} tokens; the limit is {subject.prompt_limit}"
         + (
             f" = context {context} - completion {config.longest_completion}" if config.max_prompt_length is None else ""
         ),
     )
-    yield Reason("long_prompts", level, f"{left_out} of the prompts are too long and left out", evidence, tuple(cures))
+    yield Reason("long_prompts", level, f"{left_out} are too long and left out", evidence, tuple(cures))
 
 
 def _template(subject: Subject) -> Iterator[Reason]:
