@@ -29,6 +29,7 @@ class CheckGate:
         Raises:
             CannotLearnError: it cannot learn, and is not to go on anyway.
         """
+        self._observer.note("check: can this run learn? It takes two minutes at most; --no-check starts without it")
         log = self._folder.path / "rewards.log"
         found = check_before_training(bench, before_sft=before_sft, log=log)
         self._folder.write_json("check.json", found.to_json())

@@ -142,7 +142,8 @@ class _Checking:
         else:
             signal = of_outputs.signal_figures(subject, outputs, of_outputs.other_temperatures(subject, budget))
             reasons = self._with_template(reasons, outputs)
-            reasons += of_outputs.reasons(subject, outputs, signal, budget)
+            explained = any(reason.level == "stop" for reason in reasons)
+            reasons += of_outputs.reasons(subject, outputs, signal, budget, explained=explained)
             found = replace(found, signal=signal)
         self._tell("comparing engine and trainer, trying an update")
         return self._done(*self._numbers(found, reasons, outputs))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gruppo.config.rewards import MathReward
 from gruppo.data.duplicates import normalised_prompt
 from gruppo.data.gold import TESTS, default_reward
 from gruppo.preflight.findings import Finding
@@ -225,9 +226,11 @@ def separates(test: RewardTest) -> bool:
 
 
 def fallback_reward(subject: Subject) -> str | None:
-    """The built-in reward that fits the data, where it is not the one that decides already."""
+    """The built-in reward that fits the data, where it is not the one that decides already in its plain form."""
     name = default_reward(subject.problems[:200])
-    return None if name is None or name == subject.config.success_name else name
+    decides = next(reward for reward in subject.config.rewards if reward.name == subject.config.success_name)
+    plain = not (isinstance(decides, MathReward) and decides.strict)
+    return None if name == decides.name and plain else name
 
 
 def passes_of(subject: Subject, problems_and_texts: Sequence[tuple[Problem, Sequence[str]]]) -> float:

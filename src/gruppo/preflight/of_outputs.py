@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gruppo.errors import DataError
 from gruppo.evaluation.statistics import Estimate, bootstrap_interval, pass_at_k
 from gruppo.preflight.outputs import FEWEST, Outputs, draw
 from gruppo.preflight.reasons import Cure, Level, Reason
@@ -95,15 +96,25 @@ def other_temperatures(subject: Subject, budget: Budget) -> dict[float, float]:
     return found
 
 
-def reasons(subject: Subject, outputs: Outputs, signal: SignalFigures, budget: Budget) -> list[Reason]:
-    """What the completions have against the run. A run without signal has one reason at least that says why."""
+def reasons(
+    subject: Subject, outputs: Outputs, signal: SignalFigures, budget: Budget, *, explained: bool
+) -> list[Reason]:
+    """What the completions have against the run.
+
+    Args:
+        subject: the run.
+        outputs: its first completions.
+        signal: what they come to.
+        budget: of time, for trying changes.
+        explained: something else stops the run, such as its rewards: a want of signal needs no further cause.
+    """
     silent = effective_share(subject, signal.share.value) < NO_SIGNAL
     found = [
         *_truncated(subject, outputs, budget),
         *_alike(subject, outputs, silent),
         *_other_prompt(subject, outputs, silent, budget),
     ]
-    if not any(reason.level == "stop" for reason in found):
+    if not explained and not any(reason.level == "stop" for reason in found):
         found += _signal(subject, outputs, signal)
     return found + list(_language(subject, outputs))
 
@@ -204,7 +215,10 @@ class Comparison:
 def compare(subject: Subject, changes: Mapping[str, Any], outputs: Outputs) -> Comparison:
     """Draw for some of the same problems with a change of options."""
     few = [group.problem for group in outputs.groups[:TRIED]]
-    other = subject.vary(changes)
+    try:
+        other = subject.vary(changes)
+    except DataError:  # some row has nothing in the column
+        return Comparison(outputs.rate_of(few), 0.0, 1)
     ids = {problem.id for problem in few}
     again: list[Problem] = [problem for problem in other.first if problem.id in ids]
     if not again:
