@@ -4,15 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test quick lint results bench clean
+.PHONY: help setup demo test test-vllm quick lint results bench clean
 
 help:
 	@echo "make demo      watch a small model learn arithmetic (a few minutes, no download of data or models)"
 	@echo "make test      the whole test suite"
+	@echo "make test-vllm the tests of vLLM, in an environment of their own (.venv-vllm, some minutes to make)"
 	@echo "make quick     the quick tier of it"
 	@echo "make lint      ruff, pyright, import-linter"
-	@echo "make results   the slow tables of docs/results.md; WORDS=DIR adds the real word problems, GSM8K=FILE the 0.5B run, KK=DIR knights and knaves, REWARDS=DIR the rewards on real data"
-	@echo "make bench     a GRPO step against TRL, in turns, into benchmarks/speed.md; one core; ARGS='--shapes b'"
+	@echo "make results   the slow tables of docs/results.md; WORDS=DIR adds the real word problems, GSM8K=FILE the 0.5B run, KK=DIR knights and knaves, VLLM=1 the engines (after test-vllm), REWARDS=DIR the rewards on real data"
+	@echo "make bench     a GRPO step against TRL, in turns, into benchmarks/speed.md; one core; ARGS='--shapes b --pairs 3'"
 	@echo "make setup     the environment in .venv, with the development extras"
 
 setup: $(STAMP)
@@ -28,6 +29,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest --numprocesses 2 $(ARGS)
+
+test-vllm:
+	PYTHON=$(PYTHON) scripts/test-vllm $(ARGS)
 
 quick: setup
 	$(BIN)/python -m pytest --numprocesses 2 -m "not slow" $(ARGS)
@@ -48,10 +52,12 @@ results: setup
 	$(if $(REWARDS),$(BIN)/python benchmarks/rewards.py --data $(REWARDS))
 	$(if $(REWARDS),$(BIN)/python benchmarks/code_judge.py --data $(REWARDS)/mbpp)
 	$(BIN)/python benchmarks/sandbox.py
+	$(if $(VLLM),PYTHONPATH=src .venv-vllm/bin/python benchmarks/engines.py)
+	$(if $(VLLM),PYTHONPATH=src .venv-vllm/bin/python benchmarks/engines_demo.py)
 	GRUPPO_SANDBOX_RUNS=10000 $(BIN)/python -m pytest tests/test_sandbox_life.py -k nothing_behind
 
 bench: setup
 	$(BIN)/python benchmarks/speed.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-vllm build dist .pytest_cache .ruff_cache

@@ -1,26 +1,26 @@
 """Those who are measured, each alone in a process that makes one GRPO step whenever it is asked to.
 
-    python benchmarks/contestants.py gruppo|trl MODEL_FOLDER '{"shape": "b", "precision": "float32", ...}'
+    python benchmarks/contestants.py gruppo|trl MODEL_FOLDER JOB
 
-It is started by `Contestant`, and answers every line on its standard input with one line of JSON: the seconds of the
-step and of its parts, the lengths of the completions, and the largest memory that the process has had so far. Both
-sides are the library's own loop, held up where it takes its next prompts. So everything between two steps counts.
+It is started by `Contestant`, JOB being a `Job` as JSON, and answers every line on its standard input with one line of
+JSON: the seconds of the step and of its parts, the lengths of the completions, and the largest memory that the process
+has had so far. Both sides are the library's own loop, held up where it takes its next prompts. So everything between
+two steps counts.
 """
 
 import json
 import os
-import select
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-LIMIT = 3600
-"""Seconds that one step may take."""
+import torch
+from worker import Pipe, Worker
+
 LEARNING_RATE = 1e-6
 
 
@@ -28,12 +28,16 @@ LEARNING_RATE = 1e-6
 class Job:
     """What a contestant is asked to do."""
 
-    shape: str
-    precision: str
+    shape: dict[str, Any]
+    """A `shapes.Shape` as a dictionary."""
+    precision: str = "float32"
     threads: int = 1
     device: str = "cpu"
+    plain: bool = False
+    """gruppo's option `plain`: decoding in waves, padded rows."""
     trl: dict[str, Any] = field(default_factory=dict)
-    """Settings of TRL's GRPOConfig beside those of the shape, and `dtype` for the model's."""
+    """Settings of TRL's GRPOConfig beside those of the shape; `dtype` and `attn_implementation` are the model's,
+    `parts` is how many forward and backward passes an update has."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,9 @@ class Step:
     """What one step took."""
 
     seconds: float
+    """By the clock."""
+    cpu_seconds: float
+    """Of all threads of the process; less than `seconds` where another process had the core."""
     rollout: float
     reward: float
     update: float
@@ -60,85 +67,65 @@ class Step:
         """Generated tokens a second of the whole step."""
         return self.tokens / self.seconds
 
+    @property
+    def cpu_rate(self) -> float:
+        """The same by CPU seconds."""
+        return self.tokens / self.cpu_seconds
+
 
 class Contestant:
     """A process of its own, asked for one step at a time."""
 
     def __init__(self, name: str, folder: Path, job: Job) -> None:
         self.name = name
-        command = [sys.executable, __file__, name, str(folder), json.dumps(asdict(job))]
         threads = str(job.threads)
-        environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed in `close`
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=environment
-        )
+        environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
+        self._worker = Worker(name, [sys.executable, __file__, name, str(folder), json.dumps(asdict(job))], environment)
+        self.close = self._worker.close
 
     def step(self) -> Step:
-        """One step.
+        """One step. Raises what `Worker.ask` does."""
+        return Step(**self._worker.ask())
 
-        Raises:
-            RuntimeError: the process has ended, with the end of what it said.
-            TimeoutError: it took longer than LIMIT.
-        """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            self._process.stdin.write(b"\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise self._ended() from None
-        if not select.select([self._process.stdout], [], [], LIMIT)[0]:
-            self.close()
-            raise TimeoutError(f"{self.name}: no step in {LIMIT} s")
-        line = self._process.stdout.readline()
-        if not line:
-            raise self._ended()
-        return Step(**json.loads(line))
 
-    def _ended(self) -> RuntimeError:
-        self._process.wait()
-        self._errors.seek(0)
-        said = self._errors.read().decode(errors="replace")[-3000:]
-        return RuntimeError(f"{self.name} ended with code {self._process.returncode}:\n{said}")
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.communicate()
-        self._errors.close()
+def pin(threads: int) -> None:
+    """Keep this process, and those it starts, to as many of its cores, where the system can."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
 class Asker:
     """The contestant's end of the pipe. A loop calls `next` wherever it would begin its next step."""
 
     def __init__(self, device: str) -> None:
-        self._answers = os.fdopen(os.dup(1), "w")
-        os.dup2(2, 1)  # what libraries print must not be taken for an answer
+        self._pipe = Pipe()
         self._device = device
         self._began: float | None = None
+        self._began_cpu = 0.0
         self._rest = 0.0
         self.rollout = self.reward = 0.0
         self.lengths: list[int] = []
 
     def next(self) -> None:
         """Answer for the step that has ended, wait to be asked for the next; ends the process with the pipe."""
+        if self._device == "cuda":
+            torch.cuda.synchronize()
         if self._began is None:
             self._rest = resident_mib("VmRSS")
         else:
             seconds = time.perf_counter() - self._began
             update = seconds - self.rollout - self.reward
-            step = Step(seconds, self.rollout, self.reward, update, self.lengths, self._peak(), self._rest)
-            print(json.dumps(asdict(step)), file=self._answers, flush=True)
-        if not sys.stdin.readline():
-            os._exit(0)
+            cpu_seconds = time.process_time() - self._began_cpu
+            step = Step(seconds, cpu_seconds, self.rollout, self.reward, update, self.lengths, self._peak(), self._rest)
+            self._pipe.answer(asdict(step))
+        if self._device == "cuda":
+            torch.cuda.empty_cache()  # the other contestant is on the same card
+        self._pipe.question()
         self.rollout = self.reward = 0.0
-        self._began = time.perf_counter()
+        self._began, self._began_cpu = time.perf_counter(), time.process_time()
 
     def _peak(self) -> float:
         if self._device == "cuda":
-            import torch
-
             return torch.cuda.max_memory_allocated() / 2**20
         return resident_mib("VmHWM")
 
@@ -154,9 +141,17 @@ def resident_mib(field: str) -> float:
     raise OSError(f"/proc/self/status has no {field}")
 
 
-def gruppo(folder: Path, job: Job, asker: Asker) -> None:
-    """gruppo's trainer with the defaults of its config, the reward in this process."""
-    from shapes import SHAPES, token_reward
+def gruppo_trainer(job: Job, folder: Path, out: Path, began: Callable[[], None], lengths: list[int]) -> Any:
+    """gruppo's trainer with the defaults of its config, the reward in this process.
+
+    Args:
+        job: what to do.
+        folder: the model.
+        out: the run folder.
+        began: called before each step, and once more after the last.
+        lengths: gets the lengths of a step's completions.
+    """
+    from shapes import Shape, token_reward
 
     from gruppo.config.schema import Config
     from gruppo.data.stream import ProblemStream
@@ -167,24 +162,21 @@ def gruppo(folder: Path, job: Job, asker: Asker) -> None:
     from gruppo.rollout.collect import Collector
     from gruppo.types import Group, Problem, SamplingParams
 
-    shape = SHAPES[job.shape]
+    shape = Shape(**job.shape)
     problems = shape.problems(64 * shape.prompts)
 
     class Asked(ProblemStream):
-        """Takes the problems in their order, when asked to."""
+        """Gives the problems in their order."""
 
         taken = 0
 
         def take(self, n: int, slice: object = None) -> list[Problem]:
-            metrics = run.read_metrics()
-            if metrics:
-                asker.rollout, asker.reward = metrics[-1]["seconds_rollout"], metrics[-1]["seconds_reward"]
-            asker.next()
+            began()
             self.taken += n
             return [problems[number % len(problems)] for number in range(self.taken - n, self.taken)]
 
         def observe(self, groups: Sequence[Group]) -> None:
-            asker.lengths = [len(rollout.completion) for group in groups for rollout in group.rollouts]
+            lengths[:] = [len(rollout.completion) for group in groups for rollout in group.rollouts]
 
     config = Config(
         model=str(folder),
@@ -202,28 +194,41 @@ def gruppo(folder: Path, job: Job, asker: Asker) -> None:
         threads=job.threads,
         lora_rank=shape.lora_rank,
         prompt_template="{prompt}",
+        plain=job.plain,
     )
     bench = Workbench(config, str(folder), {}, SilentProgress())
-    with tempfile.TemporaryDirectory() as out, RunFolder.open(out, config.model_dump(mode="json")) as run:
-        sampling = SamplingParams(max_completion_length=shape.new_tokens, stop_token_ids=shape.stop_token_ids)
-        rubric = Rubric([Reward("tokens", token_reward)])
-        trainer = bench.trainer(run, problems)
-        trainer.collector = Collector(bench.engine, rubric, bench.renderer, sampling, shape.group_size)
-        trainer.stream = Asked(problems, seed=0)
+    sampling = SamplingParams(max_completion_length=shape.new_tokens, stop_token_ids=shape.stop_token_ids)
+    rubric = Rubric([Reward("tokens", token_reward)])
+    trainer = bench.trainer(RunFolder.open(out, config.model_dump(mode="json")), problems)
+    trainer.collector = Collector(bench.engine, rubric, bench.renderer, sampling, shape.group_size)
+    trainer.stream = Asked(problems, seed=0)
+    return trainer
+
+
+def gruppo(folder: Path, job: Job, asker: Asker) -> None:
+    """Steps of gruppo."""
+
+    def began() -> None:
+        metrics = trainer.recorder.folder.read_metrics()
+        if metrics:
+            asker.rollout, asker.reward = metrics[-1]["seconds_rollout"], metrics[-1]["seconds_reward"]
+        asker.next()
+
+    with tempfile.TemporaryDirectory() as out:
+        trainer = gruppo_trainer(job, folder, Path(out), began, asker.lengths)
         trainer.run()
 
 
 def trl(folder: Path, job: Job, asker: Asker) -> None:
     """TRL's GRPOTrainer; what is not said by the shape or by `job.trl` is its default."""
-    import torch
     from datasets import Dataset
-    from shapes import SHAPES, token_reward
+    from shapes import Shape, token_reward
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
     torch.set_num_threads(job.threads)
-    shape, settings = SHAPES[job.shape], dict(job.trl)
-    rows = settings.setdefault("per_device_train_batch_size", shape.completions)
+    shape, settings = Shape(**job.shape), dict(job.trl)
+    parts = settings.pop("parts", 1)
     dtype = getattr(torch, settings.pop("dtype", job.precision))
     attention = settings.pop("attn_implementation", "sdpa")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
@@ -243,7 +248,7 @@ def trl(folder: Path, job: Job, asker: Asker) -> None:
             start = time.perf_counter()
             found = super()._generate_single_turn(*given, **named)
             asker.rollout += time.perf_counter() - start
-            asker.lengths = [len(ids) for ids in found[0]]
+            asker.lengths[:] = [len(ids) for ids in found[0]]
             return found
 
         def _calculate_rewards(self, *given: Any, **named: Any) -> Any:
@@ -269,7 +274,8 @@ def trl(folder: Path, job: Job, asker: Asker) -> None:
             learning_rate=LEARNING_RATE,
             lr_scheduler_type="constant",
             num_generations=shape.group_size,
-            gradient_accumulation_steps=shape.completions // rows,
+            per_device_train_batch_size=shape.completions // parts,
+            gradient_accumulation_steps=parts,
             max_completion_length=shape.new_tokens,
             shuffle_dataset=False,
             save_strategy="no",

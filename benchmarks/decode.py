@@ -1,22 +1,45 @@
-"""Tokens a second of the local engine: slots against waves, in turns in one process.
+"""Tokens a second of generation with log-probs, in turns: the local engine, transformers' `generate`, vLLM.
 
-    python benchmarks/decode.py [--shape small|medium] [--precision float32|bfloat16] [--pairs 3] [--threads 1]
+    python benchmarks/decode.py [--shape a|b|g] [--precision float32|bfloat16] [--pairs 3] [--threads 1]
+        [--ways slots waves ...] [--clock wall|cpu] [--vllm-python PYTHON]
 
-Random weights; the lengths of the medium shape are spread by several end tokens. Prints the median of each way, the
-median of the ratios by pair, and how many steps each token took.
+Ways, all on the same random weights and prompts; the first is what the others are compared with:
+    slots          the local engine
+    loose          without batch invariance
+    waves          its plain path
+    generate       transformers' `generate` and `compute_transition_scores`
+    generate_bare  without log-probs
+    vllm           vLLM on the CPU, in the environment of --vllm-python; its seconds are its own, without the pipe
+
+CPU time is the steadier clock of one thread on a machine that does other work beside. Shape b's lengths are spread by
+end tokens, so its ways draw different numbers of tokens. What is printed: the median of each way, the median of the
+ratios by pair. --store keeps them in benchmarks/results/decode.json, for benchmarks/speed.md.
 """
 
 import argparse
+import os
 import statistics
+import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from contestants import pin
+from shapes import SHAPES, Shape
+from speed_page import keep, render
+from transformers import PreTrainedModel
+from worker import Worker
 
 from gruppo.rollout.local import LocalEngine
-from gruppo.types import GroupRequest, SamplingParams
+from gruppo.types import GroupRequest
+
+Batch = Callable[[list[GroupRequest]], tuple[float, int]]
+"""Generates for the requests; gives the seconds and the tokens."""
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+ENGINES: dict[str, dict[str, bool]] = {"slots": {}, "loose": {"batch_invariant": False}, "waves": {"plain": True}}
+WAYS = (*ENGINES, "generate", "generate_bare", "vllm")
 
 
 class NoText:
@@ -27,108 +50,161 @@ class NoText:
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
-class Shape:
-    """A model and what is asked of it."""
+def timed(call: Callable[[list[GroupRequest]], int], clock: str) -> Batch:
+    """The call with its seconds."""
 
-    model: dict[str, int]
-    prompts: int
-    group_size: int
-    prompt_length: int
-    new_tokens: int
-    ends: int
-    """Tokens that end a completion."""
+    def batch(requests: list[GroupRequest]) -> tuple[float, int]:
+        start = CLOCKS[clock]()
+        tokens = call(requests)
+        return CLOCKS[clock]() - start, tokens
 
-    def build(self, dtype: torch.dtype) -> PreTrainedModel:
-        """The model, always the same weights."""
-        torch.manual_seed(0)
-        config = Qwen2Config(**self.model, max_position_embeddings=4096, tie_word_embeddings=True)  # pyright: ignore
-        return Qwen2ForCausalLM(config).to(dtype).eval()  # pyright: ignore
-
-    def requests(self, seed: int) -> list[GroupRequest]:
-        """Prompts of about the length, groups, limits."""
-        generator = np.random.default_rng(seed)
-        vocabulary = self.model["vocab_size"]
-        stops = tuple(range(self.ends))
-        sampling = SamplingParams(max_completion_length=self.new_tokens, stop_token_ids=stops)
-        found: list[GroupRequest] = []
-        for index in range(self.prompts):
-            length = int(generator.integers(self.prompt_length * 3 // 4, self.prompt_length + 1))
-            prompt = tuple(int(t) for t in generator.integers(0, vocabulary, length))
-            found.append(GroupRequest(index, f"p{index}", prompt, self.group_size, sampling, seed))
-        return found
+    return batch
 
 
-SHAPES = {
-    "small": Shape(
-        {
-            "vocab_size": 512,
-            "hidden_size": 64,
-            "intermediate_size": 160,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 4,
-        },
-        prompts=8,
-        group_size=16,
-        prompt_length=16,
-        new_tokens=128,
-        ends=0,
-    ),
-    "medium": Shape(
-        {
-            "vocab_size": 16_384,
-            "hidden_size": 512,
-            "intermediate_size": 1376,
-            "num_hidden_layers": 6,
-            "num_attention_heads": 8,
-            "num_key_value_heads": 2,
-        },
-        prompts=4,
-        group_size=8,
-        prompt_length=256,
-        new_tokens=256,
-        ends=120,
-    ),
-}
+def engine(model: PreTrainedModel, max_live: int, **settings: bool) -> Callable[[list[GroupRequest]], int]:
+    """The local engine."""
+    local = LocalEngine(model, NoText(), max_live, **settings)
+    return lambda requests: sum(len(completion) for group in local.generate(requests) for completion in group)
 
 
-def rate(engine: LocalEngine, requests: list[GroupRequest]) -> tuple[float, int]:
-    """Tokens a second of one batch, and the tokens."""
-    start = time.perf_counter()
-    tokens = sum(len(completion) for group in engine.generate(requests) for completion in group)
-    return tokens / (time.perf_counter() - start), tokens
+def generate(model: PreTrainedModel, shape: Shape, *, logprobs: bool) -> Callable[[list[GroupRequest]], int]:
+    """transformers' own, all rows at once; prompts are of one length, so nothing is padded."""
+
+    @torch.inference_mode()
+    def batch(requests: list[GroupRequest]) -> int:
+        prompts = torch.tensor([request.prompt_ids for request in requests])
+        found = model.generate(  # pyright: ignore
+            prompts,
+            attention_mask=torch.ones_like(prompts),
+            do_sample=True,
+            top_k=0,
+            num_return_sequences=shape.group_size,
+            max_new_tokens=shape.new_tokens,
+            eos_token_id=list(shape.stop_token_ids),
+            pad_token_id=0,
+            output_scores=logprobs,
+            return_dict_in_generate=True,
+        )
+        if logprobs:
+            model.compute_transition_scores(found.sequences, found.scores, normalize_logits=True)
+        drawn = found.sequences[:, shape.prompt_length :]
+        ended = torch.isin(drawn, torch.tensor(shape.stop_token_ids)).cumsum(1)
+        return int((ended == 0).sum() + (ended > 0).any(1).sum())
+
+    return batch
+
+
+def vllm(python: str, folder: Path, vocabulary: int, precision: str, clock: str) -> tuple[Batch, Callable[[], None]]:
+    """vLLM in a process of its own, on the same cores; and what ends it."""
+    cores = sorted(os.sched_getaffinity(0))
+    environment = {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "HF_HUB_OFFLINE": "1",
+    }
+    script = str(Path(__file__).with_name("vllm_worker.py"))
+    worker = Worker("vllm", [python, script, str(folder), precision], environment)
+    worker.ask()  # it answers once the model is loaded
+
+    def batch(requests: list[GroupRequest]) -> tuple[float, int]:
+        answer = worker.ask(
+            {
+                "prompts": [request.prompt_ids for request in requests],
+                "n": requests[0].group_size,
+                "new_tokens": requests[0].sampling.max_completion_length,
+                "stop": [token for token in requests[0].sampling.stop_token_ids if token < vocabulary],
+                "seed": requests[0].seed,
+            }
+        )
+        return answer["seconds" if clock == "wall" else "cpu_seconds"], answer["tokens"]
+
+    return batch, worker.close
+
+
+def measured(shape: Shape, asked: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
+    """Tokens a second of every way, pair by pair."""
+    model = shape.build(getattr(torch, asked.precision))
+    batches: dict[str, Batch] = {}
+    ends: list[Callable[[], None]] = []
+    for way in asked.ways:
+        if way in ENGINES:
+            batches[way] = timed(engine(model, asked.max_live, **ENGINES[way]), asked.clock)
+        elif way == "vllm":
+            shape.save(folder)
+            batches[way], end = vllm(asked.vllm_python, folder, shape.vocabulary, asked.precision, asked.clock)
+            ends.append(end)
+        else:
+            batches[way] = timed(generate(model, shape, logprobs=way == "generate"), asked.clock)
+    rates: dict[str, list[float]] = {way: [] for way in batches}
+    try:
+        for pair in range(-1, asked.pairs):
+            for way, batch in batches.items():
+                seconds, tokens = batch(shape.requests(pair + 100))
+                print(
+                    f"  {way}: {tokens / seconds:,.0f} tokens/s ({tokens:,} tokens)", "" if pair >= 0 else "(warm-up)"
+                )
+                if pair >= 0:
+                    rates[way].append(tokens / seconds)
+    finally:
+        for end in ends:
+            end()
+    return rates
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shape", choices=SHAPES, default="small")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="a")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--max-live", type=int, default=256)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["slots", "waves", "generate"])
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--vllm-python", metavar="PYTHON", help="of an environment with vLLM; adds the way vllm")
+    parser.add_argument("--store", action="store_true", help="keep the figures and render benchmarks/speed.md")
     asked = parser.parse_args()
+    if asked.vllm_python and "vllm" not in asked.ways:
+        asked.ways.append("vllm")
+    if "vllm" in asked.ways and not asked.vllm_python:
+        parser.error("the way vllm needs --vllm-python")
+    pin(asked.threads)
     torch.set_num_threads(asked.threads)
-    shape = SHAPES[asked.shape]
-    model = shape.build(getattr(torch, asked.precision))
-    print(f"{asked.shape}: {sum(p.numel() for p in model.parameters()) / 1e6:.2f}M parameters, {asked.precision}")
-    engines = {
-        "waves": LocalEngine(model, NoText(), asked.max_live, plain=True),
-        "slots": LocalEngine(model, NoText(), asked.max_live),
-    }
-    for engine in engines.values():
-        rate(engine, [*shape.requests(99)][:1])
-    rates: dict[str, list[float]] = {name: [] for name in engines}
-    for pair in range(asked.pairs):
-        for name, engine in engines.items():
-            found, tokens = rate(engine, shape.requests(pair))
-            rates[name].append(found)
-            print(f"  {name}: {found:,.0f} tokens/s ({tokens:,} tokens)", flush=True)
-    ratios = [slots / waves for slots, waves in zip(rates["slots"], rates["waves"], strict=True)]
-    medians = ", ".join(f"{name} {statistics.median(found):,.0f}" for name, found in rates.items())
-    print(f"median tokens/s: {medians}; slots to waves {statistics.median(ratios):.2f}x")
-    print(engines["slots"].stats)
+    load = round(os.getloadavg()[0], 1)
+    with tempfile.TemporaryDirectory() as folder:
+        rates = measured(SHAPES[asked.shape], asked, Path(folder))
+    rows = compared(rates)
+    for row in rows:
+        against = (
+            ""
+            if row["ratio"] == 1
+            else f"; {asked.ways[0]} to it {row['ratio']:.2f}x ({row['least']:.2f} to {row['most']:.2f})"
+        )
+        print(f"{row['way']}: median {row['rate']:,.0f} tokens/s{against}")
+    if asked.store:
+        shared = {"shape": asked.shape, "precision": asked.precision, "threads": asked.threads, "pairs": asked.pairs}
+        command = f"python benchmarks/decode.py --shape {asked.shape} --precision {asked.precision} --pairs "
+        command += (
+            f"{asked.pairs} --threads {asked.threads} --ways {' '.join(asked.ways)} --clock {asked.clock} --store"
+        )
+        for row in rows:
+            row = {**shared, **row, "clock": asked.clock, "load": load}
+            keep("decode", row, ("shape", "precision", "threads", "way"), command)
+        render()
+
+
+def compared(rates: dict[str, list[float]]) -> list[dict[str, Any]]:
+    """A row per way; `ratio`: the first way's rate over this one's."""
+    first = next(iter(rates.values()))
+    rows: list[dict[str, Any]] = []
+    for way, found in rates.items():
+        ratios = [ours / theirs for ours, theirs in zip(first, found, strict=True)]
+        ratio = statistics.median(ratios)
+        rows.append(
+            {"way": way, "rate": statistics.median(found), "ratio": ratio, "least": min(ratios), "most": max(ratios)}
+        )
+    return rows
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-COMMANDS = ("", "demo", "check", "train", "sft", "eval", "show", "config")
+COMMANDS = ("", "demo", "check", "train", "init", "sft", "eval", "show", "config")
 
 
 def seconds(command: list[str]) -> float:

@@ -27,9 +27,9 @@ class Machine:
     """Reading memory, 10^9 bytes a second."""
 
 
-def measure(shape: Shape, precision: str, device: str = "cpu", rows: int = 2048) -> Machine:
+def measure(shape: Shape, precision: str, device: str = "cpu") -> Machine:
     """The machine's rates now, with the threads of this process."""
-    dtype = getattr(torch, precision)
+    dtype, rows = getattr(torch, precision), 2048 if device == "cpu" else 8192
     hidden, feed_forward = shape.model["hidden_size"], shape.model["intermediate_size"]
     sizes = {(hidden, feed_forward), (feed_forward, hidden), (hidden, shape.vocabulary)}
     rates = [_product(rows, *size, dtype, device) for size in sizes]
@@ -104,32 +104,39 @@ class Work:
         layers = 2 * self.layer_parameters * prompts * prompt + self.attention(prompts * prompt**2 / 2)
         return layers + 2 * self.head_parameters * prompts
 
-    def decode_seconds(self, lengths: Sequence[int], machine: Machine, item_bytes: int) -> float:
-        """Seconds of decoding, all rows side by side: at each step the operations, or the bytes if they take longer."""
+    def decode(self, lengths: Sequence[int], item_bytes: int) -> list[tuple[float, float]]:
+        """Operations and bytes read of each step of decoding, all rows side by side; a group's prompt is read once."""
         weights = self.layer_parameters + self.head_parameters
         cached = 2 * self._model["num_hidden_layers"] * self._model["num_key_value_heads"] * self._head_size
         prompts, prompt = self.shape.prompts, self.shape.prompt_length
-        seconds = 0.0
+        steps: list[tuple[float, float]] = []
         for position in range(1, max(lengths)):
             live = sum(length > position for length in lengths)
             operations = live * 2 * weights + self.attention(live * (prompt + position))
             read = item_bytes * (weights + cached * (min(prompts, live) * prompt + live * position))
-            seconds += max(operations / (machine.gflops * 1e9), read / (machine.gbytes * 1e9))
-        return seconds
+            steps.append((operations, read))
+        return steps
 
 
 def shares(shape: Shape, precision: str, machine: Machine, steps: Sequence[Any]) -> dict[str, float]:
-    """The limit's seconds over those measured, for generation and update of `contestants.Step`s together."""
+    """The limit's seconds over those measured, of all `contestants.Step`s together.
+
+    `rollout` and `update`: a step of decoding takes as long as its operations or as its bytes, whichever is longer.
+    `bandwidth`: bytes that decoding reads at least, over what could be read in the seconds of the rollout.
+    """
     work, item_bytes = Work(shape), torch.finfo(getattr(torch, precision)).bits // 8
-    least_update = sum(work.update(step.lengths) for step in steps) / (machine.gflops * 1e9)
-    least_rollout = sum(
-        work.prefill() / (machine.gflops * 1e9) + work.decode_seconds(step.lengths, machine, item_bytes)
-        for step in steps
-    )
-    rollout, update = sum(step.rollout for step in steps), sum(step.update for step in steps)
+    operations, read = machine.gflops * 1e9, machine.gbytes * 1e9
+    update = rollout = reading = 0.0
+    for step in steps:
+        decode = work.decode(step.lengths, item_bytes)
+        update += work.update(step.lengths) / operations
+        rollout += work.prefill() / operations + sum(max(a / operations, b / read) for a, b in decode)
+        reading += sum(b for _, b in decode) / read
+    seconds_rollout = sum(step.rollout for step in steps)
     return {
-        "rollout": least_rollout / rollout,
-        "update": least_update / update,
-        "step": (least_rollout + least_update) / sum(step.seconds for step in steps),
+        "rollout": rollout / seconds_rollout,
+        "update": update / sum(step.update for step in steps),
+        "step": (rollout + update) / sum(step.seconds for step in steps),
+        "bandwidth": reading / seconds_rollout,
         **asdict(machine),
     }

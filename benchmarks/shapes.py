@@ -97,7 +97,8 @@ def token_reward(completion: str) -> float:
     return sum(map(int, completion.split())) % 10 / 9
 
 
-def _qwen2(vocabulary: int, hidden: int, feed_forward: int, layers: int, heads: int, kv_heads: int) -> dict[str, int]:
+def qwen2(vocabulary: int, hidden: int, feed_forward: int, layers: int, heads: int, kv_heads: int) -> dict[str, int]:
+    """Arguments of Qwen2Config."""
     return {
         "vocab_size": vocabulary,
         "hidden_size": hidden,
@@ -110,7 +111,7 @@ def _qwen2(vocabulary: int, hidden: int, feed_forward: int, layers: int, heads: 
 
 SHAPES = {
     "a": Shape(
-        _qwen2(512, 64, 144, 3, 4, 2),
+        qwen2(512, 64, 144, 3, 4, 2),
         prompts=8,
         group_size=16,
         prompt_length=16,
@@ -118,7 +119,7 @@ SHAPES = {
         title="0.15M parameters, vocabulary 512, 8 prompts of 16 tokens x 16 completions of 128",
     ),
     "b": Shape(
-        _qwen2(16_384, 512, 1536, 6, 8, 2),
+        qwen2(16_384, 512, 1536, 6, 8, 2),
         prompts=4,
         group_size=8,
         prompt_length=256,
@@ -127,8 +128,16 @@ SHAPES = {
         title="26.5M parameters, vocabulary 16,384, 4 prompts of 256 tokens x 8 completions of up to 256, "
         "lengths spread by 120 end tokens",
     ),
+    "g": Shape(
+        qwen2(4096, 256, 448, 4, 4, 4),
+        prompts=64,
+        group_size=1,
+        prompt_length=32,
+        new_tokens=128,
+        title="3.48M parameters, vocabulary 4,096, 64 prompts of 32 tokens, a completion of 128 each",
+    ),
     "c": Shape(
-        _qwen2(151_936, 896, 4864, 24, 14, 2),
+        qwen2(151_936, 896, 4864, 24, 14, 2),
         prompts=2,
         group_size=4,
         prompt_length=128,

@@ -20,54 +20,32 @@ Figures are kept in benchmarks/results/speed.json and rendered to benchmarks/spe
 """
 
 import argparse
-import os
-import statistics
 import tempfile
-from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from contestants import Contestant, Job, Step
-from limits import Machine, measure, shares
+from contestants import Contestant, Job, pin
+from duel import compared, told
 from shapes import SHAPES
 from speed_page import keep, render
 
-TRL_BEST: dict[str, dict[str, Any]] = {
-    "float32": {"bf16": False, "gradient_checkpointing": False},
-    "bfloat16": {"bf16": False, "gradient_checkpointing": False},
-}
+_PLAIN = {"bf16": False, "gradient_checkpointing": False}
+TRL_BEST: dict[str, dict[str, Any]] = {"float32": _PLAIN, "bfloat16": _PLAIN}
 """TRL's quickest settings by precision of the model."""
+_EAGER = {**_PLAIN, "attn_implementation": "eager"}
 TRL_TRIED: dict[str, dict[str, Any]] = {
-    "defaults (autocast, checkpointing)": {"dtype": "float32"},
-    "float32": {"dtype": "float32", "bf16": False, "gradient_checkpointing": False},
+    "defaults: float32 under autocast, checkpointing": {"dtype": "float32"},
     "float32, checkpointing": {"dtype": "float32", "bf16": False},
-    "float32, autocast": {"dtype": "float32", "bf16": True, "gradient_checkpointing": False},
-    "float32, quarter of the rows at a time": {
-        "dtype": "float32",
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "per_device_train_batch_size": 4,
-    },
-    "float32, eager attention": {
-        "dtype": "float32",
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "attn_implementation": "eager",
-    },
-    "float32, static cache": {
-        "dtype": "float32",
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "cache_implementation": "static",
-    },
-    "bfloat16": {"dtype": "bfloat16", "bf16": False, "gradient_checkpointing": False},
-    "bfloat16, autocast too": {"dtype": "bfloat16", "bf16": True, "gradient_checkpointing": False},
-    "bfloat16, quarter of the rows at a time": {
-        "dtype": "bfloat16",
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "per_device_train_batch_size": 4,
+    "float32, static cache": {"dtype": "float32", **_PLAIN, "parts": 8, "cache_implementation": "static"},
+    "float32 under autocast, in 8 parts": {"dtype": "float32", **_PLAIN, "parts": 8, "bf16": True},
+    "bfloat16 under autocast, in 8 parts": {"dtype": "bfloat16", **_PLAIN, "parts": 8, "bf16": True},
+    **{
+        f"{dtype}, {attention}, in {parts} parts": {"dtype": dtype, **settings, "parts": parts}
+        for dtype in ("float32", "bfloat16")
+        for attention, settings in (("sdpa", _PLAIN), ("eager", _EAGER))
+        for parts in (1, 4, 8, 16, 32)
     },
 }
 
@@ -80,110 +58,43 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--only", choices=["gruppo", "trl"], help="measure one alone and store nothing")
-    parser.add_argument("--tune", action="store_true", help="TRL's settings one after another; stores nothing")
+    parser.add_argument(
+        "--tune",
+        nargs="?",
+        const="",
+        metavar="TEXT",
+        help="TRL's settings one after another, those with TEXT in their title; stores nothing",
+    )
     parser.add_argument("--render", action="store_true", help="only render the page")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
+    pin(asked.threads)
     for shape in () if asked.render else asked.shapes.split(","):
         with tempfile.TemporaryDirectory() as folder:
             SHAPES[shape].save(Path(folder))
-            if asked.tune:
-                tune(shape, Path(folder), asked.threads)
+            if asked.tune is not None:
+                tune(shape, Path(folder), asked)
                 continue
             for precision in asked.precision.split(","):
-                row = compared(shape, precision, Path(folder), asked)
+                job = Job(asdict(SHAPES[shape]), precision, asked.threads, trl=TRL_BEST[precision])
+                only = (asked.only,) if asked.only else ("gruppo", "trl")
+                row = {"shape": shape, **compared(f"{shape} {precision}", job, Path(folder), asked.pairs, only)}
                 if not asked.only:
                     command = f"python benchmarks/speed.py --shapes {shape} --precision {precision} --threads "
                     command += f"{asked.threads} --pairs {asked.pairs}"
                     keep("speed", row, ("shape", "precision", "threads"), command)
-    if not (asked.tune or asked.only):
+    if asked.tune is None and not asked.only:
         render()
 
 
-def compared(shape: str, precision: str, folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
-    """The row of one shape and precision."""
-    job = Job(shape, precision, asked.threads, trl=TRL_BEST[precision])
-    load, before = os.getloadavg()[0], measure(SHAPES[shape], precision)
-    names = [asked.only] if asked.only else ["gruppo", "trl"]
-    steps: dict[str, list[Step]] = {name: [] for name in names}
-    contestants = [Contestant(name, folder, job) for name in names]
-    try:
-        for pair in range(asked.pairs + 1):
-            for contestant in contestants:
-                step = contestant.step()
-                print(f"  {shape} {precision} {contestant.name}: {told(step)}" + " (warm-up)" * (pair == 0), flush=True)
-                if pair:
-                    steps[contestant.name].append(step)
-    finally:
-        for contestant in contestants:
-            contestant.close()
-    after = measure(SHAPES[shape], precision)
-    machine = Machine(max(before.gflops, after.gflops), max(before.gbytes, after.gbytes))
-    row: dict[str, Any] = {
-        "shape": shape,
-        "precision": precision,
-        "threads": asked.threads,
-        "pairs": asked.pairs,
-        "load": round(load, 1),
-        **{name: summary(found) for name, found in steps.items()},
-    }
-    if "gruppo" in steps:
-        row["limit"] = shares(SHAPES[shape], precision, machine, steps["gruppo"])
-    if not asked.only:
-        ratios = [ours.rate / theirs.rate for ours, theirs in zip(steps["gruppo"], steps["trl"], strict=True)]
-        row["ratio"] = {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
-        row["ratio"]["together"] = row["gruppo"]["rate_together"] / row["trl"]["rate_together"]
-    print_row(row)
-    return row
-
-
-def summary(steps: Sequence[Step]) -> dict[str, float]:
-    """A contestant's medians, its rate over all steps together, and its memory."""
-    median = statistics.median
-    return {
-        "rate": median(step.rate for step in steps),
-        "rate_together": sum(step.tokens for step in steps) / sum(step.seconds for step in steps),
-        "rollout_rate": median(step.tokens / step.rollout for step in steps),
-        "update_rate": median(step.tokens / step.update for step in steps),
-        "rollout_seconds": median(step.rollout for step in steps),
-        "reward_seconds": median(step.reward for step in steps),
-        "update_seconds": median(step.update for step in steps),
-        "seconds": median(step.seconds for step in steps),
-        "tokens": median(step.tokens for step in steps),
-        "peak_mib": max(step.peak_mib for step in steps),
-        "rest_mib": steps[0].rest_mib,
-    }
-
-
-def told(step: Step) -> str:
-    """A step in a line."""
-    return (
-        f"{step.rate:,.0f} tokens/s, {step.tokens:,} tokens; {step.rollout:.2f} s rollout, {step.reward:.2f} reward, "
-        f"{step.update:.2f} update; peak {step.peak_mib:,.0f} MiB ({step.rest_mib:,.0f} at rest)"
-    )
-
-
-def print_row(row: dict[str, Any]) -> None:
-    """The gist of a row."""
-    if "ratio" in row:
-        ratio = row["ratio"]
-        print(
-            f"{row['shape']} {row['precision']}: {ratio['median']:.2f}x TRL ({ratio['least']:.2f} to "
-            f"{ratio['most']:.2f}; {ratio['together']:.2f} together), peak memory "
-            f"{row['trl']['peak_mib'] / row['gruppo']['peak_mib']:.2f}x less"
-        )
-    if "limit" in row:
-        limit = row["limit"]
-        print(
-            f"{row['shape']} {row['precision']}: share of the limit {limit['rollout']:.0%} of generation, "
-            f"{limit['update']:.0%} of the update ({limit['gflops']:.0f} GFLOP/s, {limit['gbytes']:.1f} GB/s)"
-        )
-
-
-def tune(shape: str, folder: Path, threads: int) -> None:
+def tune(shape: str, folder: Path, asked: argparse.Namespace) -> None:
     """TRL's settings that were tried: the second step of each."""
     for title, settings in TRL_TRIED.items():
-        contestant = Contestant("trl", folder, Job(shape, settings["dtype"], threads, trl=settings))
+        if asked.tune not in title:
+            continue
+        contestant = Contestant(
+            "trl", folder, Job(asdict(SHAPES[shape]), settings["dtype"], asked.threads, trl=settings)
+        )
         try:
             contestant.step()
             print(f"  {shape} {title}: {told(contestant.step())}", flush=True)

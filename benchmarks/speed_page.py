@@ -26,7 +26,7 @@ def keep(name: str, row: Row, key: Sequence[str], command: str) -> None:
 def render() -> None:
     """Write the page from whatever is stored."""
     parts = ["# Speed\n\nMeasured; every row says when, where and by which command.\n"]
-    for name, section in (("speed", _steps), ("sweep", _sweep)):
+    for name, section in (("speed", _steps), ("decode", _decode), ("sweep", _sweep)):
         path = STORE / f"{name}.json"
         if path.exists():
             parts.append(section(json.loads(path.read_text())["rows"]))
@@ -60,8 +60,9 @@ def _steps(rows: Sequence[Row]) -> str:
                 *name,
                 f"{ours['rate']:,.0f}",
                 f"{theirs['rate']:,.0f}",
-                f"**{ratio['median']:.2f}** ({ratio['least']:.2f} to {ratio['most']:.2f}, {row['pairs']} pairs)",
+                _spread({**row, **ratio}, ratio["median"]),
                 f"{ratio['together']:.2f}",
+                f"{ratio['cpu']:.2f}",
                 f"{ours['peak_mib']:,.0f} / {theirs['peak_mib']:,.0f}",
                 f"{theirs['peak_mib'] / ours['peak_mib']:.2f}",
                 f"{ours['rest_mib']:,.0f} / {theirs['rest_mib']:,.0f}",
@@ -95,7 +96,8 @@ def _steps(rows: Sequence[Row]) -> str:
                     "gruppo, tokens/s",
                     "TRL, tokens/s",
                     "ratio",
-                    "ratio of all steps together",
+                    "all steps together",
+                    "by CPU seconds",
                     "peak memory, MiB, gruppo / TRL",
                     "ratio",
                     "before the first step, MiB",
@@ -120,5 +122,82 @@ _SECONDS = {
 }
 
 
+def _decode(rows: Sequence[Row]) -> str:
+    columns = ["shape", "precision", "threads", "way", "tokens/s", "the local engine's rate over it", "clock"]
+    lines = [
+        [
+            row["shape"],
+            row["precision"],
+            str(row["threads"]),
+            row["way"],
+            f"{row['rate']:,.0f}",
+            "" if row["way"] == "slots" else _spread(row, row["ratio"]),
+            row["clock"],
+        ]
+        for row in rows
+    ]
+    titles = "\n".join(f"- {shape}: {SHAPES[shape].title}." for shape in dict.fromkeys(row["shape"] for row in rows))
+    return "\n".join(
+        [
+            "## Generation with log-probs\n",
+            f"{titles}\n\nslots is the local engine; all ways in turns in one run (`benchmarks/decode.py` says what "
+            "each does); medians.\n",
+            table(columns, lines),
+            sources(rows),
+        ]
+    )
+
+
+def _spread(row: Row, median: float) -> str:
+    return f"**{median:.2f}** ({row['least']:.2f} to {row['most']:.2f}, {row['pairs']} pairs)"
+
+
 def _sweep(rows: Sequence[Row]) -> str:
-    raise NotImplementedError
+    columns = [
+        "threads",
+        "seconds of a step",
+        "times the one before",
+        "rollout, s",
+        "update, s",
+        "peak memory, MiB",
+        "before the first step, MiB",
+    ]
+    parts = [
+        "## How the cost grows\n",
+        "gruppo alone, one number at a time around a base of 3.5M parameters, vocabulary 4,096, 4 prompts of 256 "
+        "tokens x 8 completions of exactly 128, float32 (`benchmarks/sweep.py`).\n",
+    ]
+    for axis in ("group", "prompt", "completion", "vocabulary"):
+        own = [row for row in rows if row["axis"] == axis]
+        if own:
+            parts.append(table([axis, *columns], _growing(sorted(own, key=lambda row: (row["threads"], row["value"])))))
+    long = [row for row in rows if row["axis"] == "long"]
+    if long:
+        parts.append("2 prompts of 2,048 tokens x 16 completions of 64, in turns:\n")
+        parts.append(table(["way", *columns[:2], "times ours", *columns[3:]], _ways(long)))
+    return "\n".join([*parts, sources(rows)])
+
+
+def _growing(rows: Sequence[Row]) -> list[list[str]]:
+    found: list[list[str]] = []
+    for before, row in zip([None, *rows], rows, strict=False):
+        growth = row["seconds"] / before["seconds"] if before and before["threads"] == row["threads"] else None
+        found.append([f"{row['value']:,}", *_costs(row, growth)])
+    return found
+
+
+def _ways(rows: Sequence[Row]) -> list[list[str]]:
+    ours = {row["threads"]: row["seconds"] for row in rows if row["way"] == "trees, slots"}
+    return [[row["way"], *_costs(row, row["seconds"] / ours[row["threads"]])] for row in rows]
+
+
+def _costs(row: Row, ratio: float | None) -> list[str]:
+    return [
+        str(row["threads"]),
+        f"{row['seconds']:.2f}",
+        "" if ratio is None else f"{ratio:.2f}",
+        f"{row['rollout']:.2f}",
+        f"{row['update']:.2f}",
+        f"{row['peak_mib']:,.0f}",
+        f"{row['rest_mib']:,.0f}",
+    ]

@@ -5,7 +5,7 @@
 
 CPU seconds of this process, one thread; every pair updates the same model by the same completions. Shapes:
     demo: the demo's model, 32 prompts x 8, prompts of 8 to 16 tokens, up to 48 new.
-    b: Qwen2 of 26.5M parameters, vocabulary 16,384, 4 prompts x 8, prompts of 256, up to 256 new.
+    b: that of benchmarks/shapes.py, its completions of 16 to 256 tokens.
 """
 
 import statistics
@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from shapes import SHAPES
 from torch import nn
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM
 
 from gruppo.config.schema import OptimizerFields
 from gruppo.demo.model import build_model
@@ -27,7 +28,7 @@ from gruppo.training.optimizers import adamw
 from gruppo.training.packing import Batch, Row, default_token_budget
 from gruppo.training.policy import LocalPolicy
 
-SHAPES: dict[str, dict[str, Any]] = {
+LOADS: dict[str, dict[str, Any]] = {
     "demo": {"prompts": 32, "group": 8, "prompt": (8, 17), "completion": (4, 49), "pairs": 7},
     "b": {"prompts": 4, "group": 8, "prompt": (256, 257), "completion": (16, 257), "pairs": 3},
 }
@@ -35,30 +36,17 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 def model_of(shape: str, precision: str) -> nn.Module:
     """The same weights at every call."""
-    torch.manual_seed(0)
-    if shape == "demo":
-        with TemporaryDirectory() as folder:
-            build_model(Path(folder), seed=0)
-            model = AutoModelForCausalLM.from_pretrained(folder)
-    else:
-        model = Qwen2ForCausalLM(
-            Qwen2Config(
-                hidden_size=512,
-                intermediate_size=1408,
-                num_hidden_layers=6,
-                num_attention_heads=8,
-                num_key_value_heads=2,
-                vocab_size=16_384,
-                tie_word_embeddings=True,
-                max_position_embeddings=1024,
-            )
-        )
-    return model.to(getattr(torch, precision)).eval()
+    dtype = getattr(torch, precision)
+    if shape in SHAPES:
+        return SHAPES[shape].build(dtype)
+    with TemporaryDirectory() as folder:
+        build_model(Path(folder), seed=0)
+        return AutoModelForCausalLM.from_pretrained(folder).to(dtype).eval()
 
 
 def rows_of(shape: str, vocabulary: int) -> list[Row]:
     """Random completions, lengths spread evenly."""
-    wanted, generator = SHAPES[shape], np.random.default_rng(0)
+    wanted, generator = LOADS[shape], np.random.default_rng(0)
     rows: list[Row] = []
     for _ in range(wanted["prompts"]):
         prompt = tuple(generator.integers(0, vocabulary, generator.integers(*wanted["prompt"])).tolist())
@@ -82,7 +70,7 @@ def main(shapes: list[str], precision: str) -> None:
             budget = default_token_budget(vocabulary, torch.device("cpu"))
             policies[packing] = LocalPolicy(model, optimizers, budget, packing=packing)
         batch = Batch(tuple(rows_of(shape, vocabulary)))
-        for _ in range(SHAPES[shape]["pairs"] + 1):
+        for _ in range(LOADS[shape]["pairs"] + 1):
             for packing, policy in policies.items():
                 start = time.process_time()
                 policy.update(batch, LossSettings(), 1.0)
@@ -100,5 +88,5 @@ def main(shapes: list[str], precision: str) -> None:
 
 
 if __name__ == "__main__":
-    chosen = [each for each in sys.argv[1:] if each in SHAPES] or list(SHAPES)
+    chosen = [each for each in sys.argv[1:] if each in LOADS] or list(LOADS)
     main(chosen, "bfloat16" if "bfloat16" in sys.argv else "float32")

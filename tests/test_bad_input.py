@@ -48,7 +48,7 @@ def test_the_same_fields_as_flags(bench: Bench) -> None:
         ),
         (
             ["tran", "run.yaml"],
-            "there is no command 'tran', only demo, train, sft, eval, show, config, reward, serve-reward. "
+            "there is no command 'tran', only demo, train, init, sft, eval, show, config, reward, serve-reward. "
             "Did you mean 'train'?",
         ),
         (
@@ -58,6 +58,11 @@ def test_the_same_fields_as_flags(bench: Bench) -> None:
         (["train", "--steps"], "gruppo train: argument --steps: expected one argument; see gruppo train --help"),
         (["train", "--beta", "0", "--kl_coef", "0"], "--kl_coef: given twice, also as --beta; keep one"),
         (["demo", "--seed", "x"], "gruppo demo: argument --seed: invalid int value: 'x'; see gruppo demo --help"),
+        (
+            ["train", "--packing", "padded"],
+            "gruppo train: there is no flag or argument '--packing'. In its place say plain: true for what was padded, "
+            "and nothing for trees. See gruppo train --help",
+        ),
         (["show"], "gruppo show: the following arguments are required: RUN; see gruppo show --help"),
         (["show", "nowhere"], "nowhere is no folder; wanted the folder that a run was given with --out"),
         (

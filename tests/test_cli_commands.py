@@ -154,7 +154,7 @@ def test_config_explain(bench: Bench) -> None:
 def test_help_names_the_commands(bench: Bench) -> None:
     outcome = bench.gruppo()
     assert outcome.code == 0
-    for name in ("demo", "check", "train", "sft", "eval", "show", "config", "reward", "serve-reward"):
+    for name in ("demo", "check", "train", "init", "sft", "eval", "show", "config", "reward", "serve-reward"):
         assert f"\n  {name} " in outcome.out
 
 

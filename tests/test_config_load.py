@@ -198,6 +198,10 @@ def test_stages_are_named(tmp_path: Path) -> None:
         ("prompt_template: 'Q: '", "prompt_template: must contain {prompt}"),
         ("out_dir: x", "out_dir: there is no such field. Did you mean 'output_dir'?"),
         ("SFT: {}", "SFT: there is no such field."),
+        (
+            "packing: padded",
+            "packing: there is no such field any more; say plain: true for what was padded, and nothing for trees",
+        ),
     ],
 )
 def test_one_wrong_field(tmp_path: Path, line: str, wrong: str | None) -> None:

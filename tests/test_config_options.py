@@ -19,8 +19,9 @@ rewards success reward_scale
 learning_rate updates_per_batch minibatches advantage_scale advantage_clip no_signal_groups truncated
 loss loss_aggregation epsilon epsilon_high dual_clip sampler_correction sampler_correction_max
 beta kl_estimator kl_in target_kl reference_refresh_every reference_decay
-precision device threads lora_rank lora_alpha rslora lora_targets quantize gradient_checkpointing
-micro_batch_tokens packing max_live_completions
+precision rollout_precision device threads lora_rank lora_alpha rslora lora_targets quantize gradient_checkpointing
+micro_batch_tokens plain batch_invariant max_live_completions
+engine vllm_url engine_memory
 checkpoint_every keep_checkpoints save_rollouts_every report_to
 preset curriculum
 """

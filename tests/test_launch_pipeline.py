@@ -28,6 +28,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "full": {},
     "lora with a reference": {"lora_rank": 2, "beta": 0.1, "learning_rate": 0.01},
     "bfloat16": {"precision": "bfloat16", "updates_per_batch": 2},
+    "rollouts in bfloat16": {"rollout_precision": "bfloat16", "lora_rank": 2, "learning_rate": 0.01},
 }
 
 
@@ -134,6 +135,13 @@ def test_the_metrics_of_the_variants(whole: Whole, variant: str):
         assert {row["policy_ratio_mean"] for row in rows} == {1.0}
     if variant == "bfloat16":  # the second update of a batch sees what the first has moved
         assert all(row["policy_ratio_mean"] != 1.0 for row in rows[:5])
+    if variant == "rollouts in bfloat16":
+        assert all(1e-3 < row["sampler_logprob_difference_max"] < 0.05 for row in rows)
+        assert all(1e-4 < row["sampler_logprob_difference_mean"] < 0.01 for row in rows)
+        assert all(1e-7 < row["sampler_kl"] < 1e-4 for row in rows)
+        assert all(0 < abs(row["importance_weight_mean"] - 1) < 1e-3 for row in rows)
+    else:
+        assert {row["importance_weight_mean"] for row in rows} == {None}
     if variant == "lora with a reference":
         kls = [row["kl_to_reference"] for row in rows]
         assert kls[0] == 0.0
@@ -382,3 +390,84 @@ def test_killed_without_warning_and_going_on_to_the_same_bits(
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (tmp_path / "run/model").exists()
     assert outcome(train(settings).folder) == outcome(whole("full").folder)
+
+
+KILLED_WRITING = """
+    import os, signal, sys, threading, time
+    from pathlib import Path
+    import gruppo
+
+    run, sync = Path(sys.argv[2]), os.fsync
+
+    def fsync(descriptor):
+        sync(descriptor)
+        aside = run / "checkpoints/writing-step-000004"
+        if threading.current_thread().name == "gruppo-writer" and len(list(aside.glob("*.pt"))) == 2:
+            end = time.monotonic() + 60
+            while len((run / "metrics.jsonl").read_text().splitlines()) < 5 and time.monotonic() < end:
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.fsync = fsync
+
+    def digits(completion):
+        return sum(letter.isdigit() for letter in completion) / max(1, len(completion))
+
+    gruppo.train(gruppo.Config.model_validate_json(sys.argv[1]), rewards=[digits])
+"""
+
+
+def test_killed_while_a_checkpoint_is_written_beside_the_next_step(
+    whole: Whole, tiny_model: Path, problems_file: Path, tmp_path: Path
+):
+    run = tmp_path / "run"
+    settings = config(tiny_model, problems_file, run, save_rollouts_every=0)
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(KILLED_WRITING))
+    done = subprocess.run(
+        [sys.executable, str(script), settings.model_dump_json(), str(run)],
+        capture_output=True,
+        timeout=400,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(RunFolder(run).read_metrics()) == 5  # the step after the checkpoint was made while it was being written
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-000002", "writing-step-000004"]
+    watcher = Breaking("", 0, crash)
+    result = train(settings, observer=watcher)
+    assert "grpo: goes on after step 2" in watcher.notes
+    assert outcome(result.folder) == outcome(whole("full").folder)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-000004", "step-000006"]
+
+
+def test_a_disk_that_fills_up_behind_the_training_ends_the_run_with_its_message(
+    whole: Whole, tiny_model: Path, problems_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    settings = config(tiny_model, problems_file, tmp_path / "run")
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if (tmp_path / "run/checkpoints/writing-step-000004").exists():
+            raise OSError(28, "No space left on device")
+        sync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(RunFolderError, match=r"can't write .*step-000004: No space left on device"):
+            train(settings)
+    assert len(RunFolder(tmp_path / "run").read_metrics()) in (4, 5)  # by how quick the thread was
+    assert outcome(train(settings).folder) == outcome(whole("full").folder)
+
+
+def test_what_was_submitted_is_on_the_disk_when_the_training_returns(
+    tiny_model: Path, problems_file: Path, tmp_path: Path
+):
+    settings = config(tiny_model, problems_file, tmp_path / "run", steps=3, sft=None, eval=None)
+    with pytest.raises(ZeroDivisionError):
+        train(settings, observer=Breaking("grpo", 3, crash))  # told before the rollouts of step 3 are written
+    assert RunFolder(tmp_path / "run").rollout_steps() == [1, 2]
+    assert RunFolder(tmp_path / "run").checkpoint_steps() == [2]
+    assert list((tmp_path / "run").rglob(".*.tmp")) == []
+    train(settings)
+    assert RunFolder(tmp_path / "run").rollout_steps() == [1, 2, 3]
+    assert RunFolder(tmp_path / "run").checkpoint_steps() == [2, 3]

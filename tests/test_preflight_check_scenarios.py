@@ -322,7 +322,7 @@ def test_text_that_the_question_does_not_need_is_a_note(world: World) -> None:
 def test_memory_that_will_not_fit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """177,472 parameters: 4 bytes of weight, 4 of gradient, 8 of moments each; 2 MB hold an adapter's base alone."""
     config = world.config(rows_of(2))
-    monkeypatch.setattr(launch_check, "available_bytes", lambda device: 2_000_000)
+    monkeypatch.setattr(launch_check, "free_bytes", lambda device: 2_000_000)
     found = look(config)
     (reason,) = found.reasons
     assert (found.verdict, reason.kind) == ("cannot learn", "memory")

@@ -1,9 +1,13 @@
 """A completion is the same to the bit whatever else is in the batch, where this machine's kernels allow it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from gruppo.rollout.invariance import find_rows_step
 from gruppo.rollout.local import LocalEngine
+from gruppo.rollout.shared_prompts import SHARED_TOKENS
 from gruppo.types import SamplingParams
 from models import Letters, prompts_of, request, tiny
 
@@ -43,5 +47,70 @@ def test_alone_in_8_slots_in_a_full_batch_and_permuted(dtype: torch.dtype):
     assert bits([3, 6, 0, 7, 5, 1, 4, 2]) == whole
     assert bits(list(range(8)), max_live=8) == whole
     assert bits(list(range(8)), max_live=5) == whole
-    for alone in range(8):
-        assert bits([alone], group_size=1) == {(alone, 0): whole[alone, 0]}
+    for alone in (0, 2, 5, 7):
+        of_its_group = {key: found for key, found in whole.items() if key[0] == alone}
+        assert bits([alone], max_live=1) == of_its_group
+        if len(PROMPTS[alone]) <= SHARED_TOKENS:  # a longer prompt is kept once for its group, but not for one row
+            assert bits([alone], group_size=1) == {(alone, 0): whole[alone, 0]}
+
+
+def uneven(kind: str):
+    """A model whose logits depend on the company by a hair, as other processors' products do."""
+    model = tiny()
+
+    def tilt(part: torch.nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor:
+        rows = output.shape[0]
+        tilts = {
+            "few rows": torch.tensor(float(rows < 9)),
+            "any number of rows": torch.tensor(float(rows)),
+            "the place": torch.arange(rows)[:, None, None],
+        }
+        return output + 1e-6 * tilts[kind]
+
+    model.lm_head.register_forward_hook(tilt)
+    return model
+
+
+@pytest.mark.parametrize(("kind", "step"), [("few rows", 16), ("any number of rows", None), ("the place", None)])
+def test_the_trial_finds_at_how_many_rows_they_are_alone(kind: str, step: int | None):
+    if find_rows_step(tiny()) != 4:
+        pytest.skip("this processor's products depend on the number of rows")
+    assert find_rows_step(uneven(kind)) == step
+
+
+def test_attention_that_depends_on_the_width_is_found(monkeypatch: pytest.MonkeyPatch):
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def by_width(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **more: object) -> torch.Tensor:
+        return attend(query, key, value, **more) * (1 + 1e-6 * (key.shape[2] > 64))  # pyright: ignore
+
+    monkeypatch.setattr("gruppo.rollout.slots.scaled_dot_product_attention", by_width)
+    assert find_rows_step(tiny()) is None
+
+
+def sampled(model: torch.nn.Module, order: list[int], said: list[str], **more: bool) -> dict[int, tuple[bytes, bytes]]:
+    engine = LocalEngine(model, Letters(), note=said.append, **more)
+    groups = engine.generate(
+        [request(PROMPTS[i][:90], replace(SAMPLING, max_completion_length=20), id=i) for i in order]
+    )
+    assert engine.stats.decode_steps > 0
+    return {c.request_id: (c.token_ids.tobytes(), c.sampler_logprobs.tobytes()) for group in groups for c in group}
+
+
+def test_an_engine_keeps_to_what_the_trial_found():
+    if find_rows_step(tiny()) != 4:
+        pytest.skip("this processor's products depend on the number of rows")
+    said: list[str] = []
+    whole = sampled(uneven("few rows"), list(range(8)), said)
+    assert sampled(uneven("few rows"), [3], said) == {3: whole[3]}
+    assert said == []
+    loose = sampled(uneven("few rows"), [3], said, batch_invariant=False)
+    assert (loose[3][0], loose[3] == whole[3], said) == (whole[3][0], False, [])
+
+
+def test_an_engine_says_that_nothing_holds_and_goes_on():
+    said: list[str] = []
+    found = sampled(uneven("any number of rows"), [0, 1, 2], said)
+    assert found.keys() == {0, 1, 2}
+    (line,) = said
+    assert line.startswith("batch_invariant: not kept on this machine, ")

@@ -10,6 +10,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
+from gruppo.rollout import slot_model
 from gruppo.rollout.draws import draw
 from gruppo.rollout.gate import misfit
 from gruppo.rollout.local import LocalEngine
@@ -96,6 +97,33 @@ def test_architectures_that_fit(name: str):
     assert engine.stats.decode_steps > 0  # in slots, not in waves
     assert len({len(c) for group in groups for c in group}) > 3
     assert distance_to_the_trainer(model, groups) <= 1e-5
+
+
+PLAIN = [name for name in FITTING if not {"sliding_window", "attn_logit_softcapping"} & FITTING[name][1].keys()]
+
+
+@pytest.mark.parametrize("name", FITTING)
+def test_long_prompts_are_kept_once_where_layers_attend_plainly(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(slot_model, "SHARED_TOKENS", 2)
+    monkeypatch.setattr(slot_model, "SHARED_ROWS", 3)
+    model = built(*FITTING[name])
+    engine = LocalEngine(model, Letters(), max_live=7)
+    groups = engine.generate(asked())
+    assert engine.stats.decode_steps > 0
+    assert engine.stats.shared_prompts == (sum(len(prompt) > 2 for prompt in PROMPTS) if name in PLAIN else 0)
+    assert distance_to_the_trainer(model, groups) <= 1e-5
+
+
+def test_a_prompt_kept_once_takes_its_bytes_once_and_goes_with_its_last_row(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(slot_model, "SHARED_TOKENS", 16)
+    engine, sampling = LocalEngine(tiny(context=512), Letters(), max_live=8), SamplingParams(max_completion_length=40)
+    prompts = prompts_of([301, 201, 301])
+    engine.generate([request(prompt, sampling, id=i, group_size=8) for i, prompt in enumerate(prompts)])
+    # 2 layers, keys and values, 2 heads, 8 numbers a head, 4 bytes: 8 slots of 64, and one prompt at a time, since all
+    # rows of a group end together.
+    position = 2 * 2 * 2 * 8 * 4
+    assert engine.stats.peak_cache_bytes == (8 * 64 + 300) * position
+    assert (engine.stats.prefilled_prompts, engine.stats.shared_prompts) == (3, 3)
 
 
 @pytest.mark.parametrize("config", NOT_FITTING)

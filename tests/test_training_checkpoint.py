@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from gruppo.errors import TrainingError
+from gruppo.errors import RunFolderError, TrainingError
+from gruppo.monitor.writer import THREAD, BackgroundWriter
 from gruppo.training.checkpoint import Checkpoints
 from gruppo.training.controls import Controls, ControlSettings
 
@@ -135,6 +136,63 @@ def test_an_error_while_saving_leaves_the_old_ones(tmp_path: Path):
     parts = {"a": Part(), "b": Part()}
     assert Checkpoints(tmp_path, parts, 2, 3).resume() == (4, [])
     assert parts["a"].value == 4.0
+
+
+class Moving:
+    """A part whose state is its own tensors, which training changes in place."""
+
+    def __init__(self) -> None:
+        self.tensor = torch.arange(6.0).reshape(2, 3)
+        self.nested = {"moments": [torch.ones(2), 1.5], "name": "x"}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"view": self.tensor[1], "whole": self.tensor, "nested": self.nested, "pair": (1, self.tensor[0])}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.loaded = state
+
+
+def test_what_is_written_in_the_background_is_the_state_at_the_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    go, save = threading.Event(), torch.save
+    monkeypatch.setattr(torch, "save", lambda *given: go.wait(30) and save(*given))
+    part, writer = Moving(), BackgroundWriter()
+    checkpoints = Checkpoints(tmp_path, {"a": part}, 1, 1, writer)
+    checkpoints.save(1)
+    part.tensor.mul_(-1)
+    part.nested["moments"][0].zero_()  # pyright: ignore[reportIndexIssue, reportAttributeAccessIssue]
+    part.nested["name"] = "y"
+    assert [path.name for path in tmp_path.glob("step-*")] == []
+    go.set()
+    assert checkpoints.resume() == (1, [])  # waits for the writer
+    assert part.loaded["whole"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert (part.loaded["view"].tolist(), part.loaded["pair"][1].tolist()) == ([3, 4, 5], [0, 1, 2])
+    assert (part.loaded["nested"]["moments"][0].tolist(), part.loaded["nested"]["name"]) == ([1, 1], "x")
+    assert part.loaded["pair"][0] == 1
+
+
+def test_a_state_too_large_to_copy_is_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    threads: list[str] = []
+    save = torch.save
+    monkeypatch.setattr(torch, "save", lambda *given: threads.append(threading.current_thread().name) or save(*given))
+    writer = BackgroundWriter()
+    for step, available in enumerate((1 << 40, 2 * 300 * 4, 2 * 300 * 4 - 1, None), 1):
+        monkeypatch.setattr("gruppo.training.checkpoint.available_memory", lambda given=available: given)
+        Checkpoints(tmp_path, {"a": Part()}, 1, 9, writer).save(step)
+        writer.flush()
+    assert threads == [THREAD, THREAD, "MainThread", THREAD]
+    assert names(tmp_path) == [f"step-{step:06d}" for step in (1, 2, 3, 4)]
+
+
+def test_a_full_disk_is_named_and_leaves_the_old_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    checkpoints, _ = saved(tmp_path, 4)
+
+    def no_space(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(RunFolderError, match=r"output_dir: can't write .*step-000006: No space left on device"):
+        checkpoints.save(6)
+    assert checkpoints.resume() == (4, [])
 
 
 def test_controls_count_and_end():

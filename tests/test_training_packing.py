@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gruppo.training.logprobs import token_logprobs
-from gruppo.training.packing import Row, build_batch, default_token_budget, micro_batches, minibatches
+from gruppo.training.packing import Row, build_batch, micro_batches, minibatches
 from models import FAMILIES, random_rows, scripted_group, tiny
 
 CPU = torch.device("cpu")
@@ -73,15 +73,6 @@ def test_minibatches_are_dealt_in_turn_and_weighed_each_by_itself():
     masked = random_rows([(2, 3)], [1.0])[0]
     without = Row(masked.prompt_ids, masked.token_ids, np.array([True, False, True]), masked.sampler_logprobs, 1.0)
     assert minibatches([masked, without], 1, "tokens", 10)[0][0].weight == 1 / 5
-
-
-def test_the_default_budget_follows_the_vocabulary_and_the_device():
-    cuda = torch.device("cuda")
-    assert default_token_budget(456, cuda) == 16_384
-    assert default_token_budget(456, CPU) == 2_048
-    for device in (cuda, CPU):
-        assert default_token_budget(151_936, device) == 883  # x 151,936 x 4 bytes = 0.5 GiB
-        assert default_token_budget(10**9, device) == 256
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -64,9 +64,20 @@ def check(parsed: Namespace) -> int:
 
 def train(parsed: Namespace) -> int:
     """Run the stages of a config."""
-    config, notes = load_config(_path(parsed.config), overrides(parsed, options()))
+    from gruppo.config.sentence import is_sentence
+
+    given = overrides(parsed, options())
+    stages, look = ("sft", "grpo", "eval"), not parsed.no_check
+    if parsed.config is not None and is_sentence(parsed.config):
+        from gruppo.cli.sentence import confirmed
+
+        planned = confirmed(parsed.config, given, parsed.yes)
+        return NOT_FINE if planned is None else _run(planned, stages, check=look, anyway=parsed.anyway)
+    if parsed.yes:
+        raise ConfigError("--yes: there is no sentence to say yes to; a file or flags start at once")
+    config, notes = load_config(_path(parsed.config), given)
     _tell(notes)
-    return _run(config, ("sft", "grpo", "eval"), check=not parsed.no_check, anyway=parsed.anyway)
+    return _run(config, stages, check=look, anyway=parsed.anyway)
 
 
 def sft(parsed: Namespace) -> int:
@@ -101,6 +112,13 @@ def eval(parsed: Namespace) -> int:
         for name, value in summary.items():
             print(f"{name:<18} {_shown(value)}")
     return 0
+
+
+def init(parsed: Namespace) -> int:
+    """Write a first config."""
+    from gruppo.cli.init import init as write
+
+    return write(parsed)
 
 
 def show(parsed: Namespace) -> int:

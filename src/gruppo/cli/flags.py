@@ -8,13 +8,16 @@ from typing import Any, NoReturn
 
 import yaml
 
-from gruppo.config.load import ALIASES, STAGES
+from gruppo.config.load import ALIASES, GONE, STAGES
 from gruppo.config.reference import Option
 from gruppo.errors import ConfigError, nearest
 
 
 class Parser(argparse.ArgumentParser):
     """argparse with our manners: no guessed abbreviations, errors as one ConfigError that names the cure."""
+
+    stray = ""
+    """What to say besides of an argument that is no flag and has no place."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", _Formatter)
@@ -31,10 +34,17 @@ class Parser(argparse.ArgumentParser):
             known = [flag for action in self._actions for flag in action.option_strings]
             # What follows an unknown flag is its value, and no mistake of its own.
             flags = [argument.split("=")[0] for argument in unknown if _is_flag(argument)] or unknown[:1]
-            lines = [f"{self.prog}: there is no flag or argument '{flag}'.{nearest(flag, known)}" for flag in flags]
+            lines = [f"{self.prog}: there is no flag or argument '{flag}'.{_instead(flag, known)}" for flag in flags]
             separator = "\n" if len(lines) > 1 else " "
-            raise ConfigError(separator.join([*lines, f"See {self.prog} --help"]))
+            stray = self.stray if self.stray and not _is_flag(flags[0]) else ""
+            raise ConfigError(separator.join([*lines, f"{stray}See {self.prog} --help"]))
         return parsed
+
+
+def _instead(flag: str, known: list[str]) -> str:
+    """What to say in place of an unknown flag."""
+    gone = GONE.get(flag.removeprefix("--").replace("-", "_"))
+    return nearest(flag, known) if gone is None else f" In its place {gone}."
 
 
 def _is_flag(argument: str) -> bool:

@@ -45,6 +45,8 @@ SCORING_FIELDS = (
     "max_prompt_length",
     "long_prompts",
     "stop",
+    "plain",
+    "batch_invariant",
     "max_live_completions",
 )
 """What `gruppo eval` takes beside the options of its stage."""
@@ -126,12 +128,18 @@ def train_parser() -> Parser:
     """`gruppo train`."""
     parser = Parser(
         prog="gruppo train",
-        usage="gruppo train [CONFIG.yaml] [--flag value ...]",
+        usage='gruppo train [CONFIG.yaml | "SENTENCE" [--yes]] [--flag value ...]',
         description="Run the stages of a config (SFT, GRPO, evaluation). The same command on the same folder goes on "
-        "where it stopped. A flag overrides the file. Before its first step a run is checked (gruppo check), and ends "
-        "with exit code 3 where it cannot learn.",
+        "where it stopped. A flag overrides the file, or the sentence in plain English, whose plan is shown first. "
+        "Before its first step a run is checked (gruppo check), and ends with exit code 3 where it cannot learn.",
     )
-    parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="the config; flags alone do as well")
+    parser.add_argument(
+        "config", nargs="?", metavar="CONFIG.yaml", help="the config, or a sentence in quotes; flags alone do as well"
+    )
+    parser.add_argument(
+        "--yes", action="store_true", help="start a sentence's plan unasked, where nothing in it is assumed or open"
+    )
+    parser.stray = "A sentence stands in quotes. "
     parser.add_argument("--no-check", action="store_true", help="start without the check")
     parser.add_argument("--anyway", action="store_true", help="go on whatever the check says")
     every = list(options())
@@ -169,6 +177,22 @@ def check_parser() -> Parser:
         "--problems", type=int, default=64, metavar="N", help="problems to sample from, at most 64 [default 64]"
     )
     add_options(parser, options(), "over the file's, as for gruppo train")
+    return parser
+
+
+def init_parser() -> Parser:
+    """`gruppo init`."""
+    parser = Parser(
+        prog="gruppo init",
+        usage="gruppo init [--task TASK] [--model MODEL] [--data DATA ...] [--hardware NAME] [--out FILE.yaml]",
+        description="Write a short commented config, and its schema for editors beside it. What no flag says is asked.",
+    )
+    parser.add_argument("--task", metavar="TASK", help="math, code, qa, ... (the presets of docs/presets.md), or other")
+    parser.add_argument("--model", metavar="MODEL", help="a model folder or a hub name")
+    parser.add_argument("--data", nargs="+", metavar="DATA", help="problems: files, folders or hub names")
+    parser.add_argument("--hardware", metavar="NAME", help="cpu, mps, gpu, a GPU such as t4 or a100-40, or 24GB")
+    parser.add_argument("--output-dir", metavar="FILE", help="the file to write, also --out [default run.yaml]")
+    parser.add_argument("--overwrite", action="store_true", help="write over a file that is there")
     return parser
 
 
@@ -286,6 +310,7 @@ COMMANDS = {
     "demo": ("watch a small model learn arithmetic, in minutes, without a download", demo_parser),
     "check": ("can this run learn? before it is started, with the cure where it can't", check_parser),
     "train": ("run a config: SFT, GRPO, evaluation, report", train_parser),
+    "init": ("write a first config: task, model, data, hardware", init_parser),
     "sft": ("supervised fine-tuning on demonstrations", sft_parser),
     "eval": ("pass@1 and pass@k of a model on held-out problems", eval_parser),
     "show": ("what a run has come to", show_parser),

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from gruppo.config.complaints import Conflict
 from gruppo.config.presets import PRESETS, layer
@@ -74,6 +75,12 @@ def _fewest_completions(config: "Config") -> int:
         groups = span.group_size or (config.group_size,)
         found.append(round(min(prompts)) * round(min(groups)))
     return min(found)
+
+
+def _is_place(url: str) -> bool:
+    """Whether it names a server, or asks for one."""
+    place = urlsplit(url)
+    return url == "launch" or (place.scheme in ("http", "https") and bool(place.hostname))
 
 
 _NO_BETA = "but beta is 0 at every step, so there is no KL penalty; set beta above 0"
@@ -145,6 +152,12 @@ REFUSALS: tuple[Check, ...] = (
         "quantize: got {quantize}, but 4-bit weights can't be trained; set lora_rank, such as 16, or quantize none",
     ),
     Check(
+        ("rollout_precision", "quantize"),
+        lambda c: c.rollout_precision is not None and c.quantize != "none",
+        "rollout_precision: got {rollout_precision} with quantize {quantize}, whose 4-bit weights the rollouts share; "
+        "leave one of them out",
+    ),
+    Check(
         ("rslora", "lora_rank"),
         lambda c: c.rslora and c.lora_rank == 0,
         "rslora: got true without LoRA; set lora_rank, such as 16, or leave rslora out",
@@ -164,6 +177,34 @@ REFUSALS: tuple[Check, ...] = (
         lambda c: changed(c, "sampler_correction_max") and c.sampler_correction == "none",
         "sampler_correction_max: got {sampler_correction_max}, but sampler_correction is none; choose one, such as "
         "token_truncate, or leave it out",
+    ),
+    Check(
+        ("vllm_url", "engine"),
+        lambda c: c.vllm_url is not None and c.engine != "vllm",
+        "vllm_url: got {vllm_url} with engine {engine}; set engine vllm, or leave vllm_url out",
+    ),
+    Check(
+        ("vllm_url",),
+        lambda c: c.vllm_url is not None and not _is_place(c.vllm_url),
+        "vllm_url: got {vllm_url}, wanted launch, or http://host:port of a server that runs",
+    ),
+    Check(
+        ("engine_memory", "engine", "vllm_url"),
+        lambda c: c.engine_memory is not None and (c.engine != "vllm" or c.vllm_url not in (None, "launch")),
+        "engine_memory: got {engine_memory}, but it is for a vLLM that the run starts (engine {engine}, vllm_url "
+        "{vllm_url}); leave it out",
+    ),
+    Check(
+        ("engine", "top_k", "top_p"),
+        lambda c: c.engine == "vllm" and (c.top_k > 0 or c.top_p < 1),
+        "engine: vllm gives log-probs of the tokens that top_k {top_k} and top_p {top_p} leave over, not of the whole "
+        "vocabulary as the trainer's are; take engine local, or leave both off",
+    ),
+    Check(
+        ("engine", "quantize"),
+        lambda c: c.engine == "vllm" and c.quantize != "none",
+        "engine: vllm with quantize {quantize} would sample from weights rounded otherwise than the trainer's; "
+        "take engine local, or quantize none",
     ),
     Check(
         ("pool_weights",),
@@ -320,6 +361,12 @@ WARNINGS: tuple[Check, ...] = (
             and c.advantage_clip >= math.sqrt(_largest_group(c) - 1)
         ),
         "no effect: advantages divided by their group's std are at most the root of group_size - 1; lower it",
+    ),
+    Check(
+        ("sampler_correction", "rollout_precision", "precision"),
+        lambda c: c.rollouts_differ and c.sampler_correction == "none",
+        "leaves it uncorrected that rollouts in {rollout_precision} are drawn from another distribution than the one "
+        "that is trained in {precision}; take token_truncate, or leave it out",
     ),
     Check(
         ("lora_alpha",),

@@ -87,13 +87,15 @@ def _rows(config: Config, given: Given, nearest: dict[str, Recommendation]) -> I
         section = getattr(config, stage) if stage else config
         if section is None:
             continue
-        source, why = _origin(option, given, named, presets.get(option.name))
+        source, why = _origin(option, given, named, presets.get(option.name), config)
         found = nearest.get(option.name)
         recommended = f"{found.range.text} ({found.who or 'in general'})" if found else ""
         yield Row(option.name, getattr(section, leaf), source, why, recommended)
 
 
-def _origin(option: Option, given: Given, named: frozenset[str], preset: tuple[Any, Preset] | None) -> tuple[str, str]:
+def _origin(
+    option: Option, given: Given, named: frozenset[str], preset: tuple[Any, Preset] | None, config: Config
+) -> tuple[str, str]:
     """Where a value came from, and why."""
     what = _SENTENCE_END.split(option.help)[0].rstrip(".")
     if option.name in named:
@@ -101,6 +103,8 @@ def _origin(option: Option, given: Given, named: frozenset[str], preset: tuple[A
         return ("flag" if option.name in given.flags else "file"), why
     if preset:
         return f"{preset[1].kind} {preset[1].name}", preset[1].why(option.name)
+    if option.name == "sampler_correction" and config.rollouts_differ:
+        return "rollout_precision", "rollouts in another precision than the update are corrected"
     return "default", what
 
 

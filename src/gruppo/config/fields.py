@@ -17,9 +17,17 @@ def as_tuple(value: Any) -> Any:
     return (value,)
 
 
+class OrOne:
+    """Says in the JSON schema, which knows no validators, that a lone item will do for a list of one."""
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
+        schema: dict[str, Any] = handler(core)
+        return {"anyOf": [schema["items"], schema]}
+
+
 Text = Annotated[str, Field(min_length=1)]
-Paths = Annotated[tuple[Text, ...], BeforeValidator(as_tuple), Field(min_length=1)]
-Strings = Annotated[tuple[Text, ...], BeforeValidator(as_tuple)]
+Paths = Annotated[tuple[Text, ...], BeforeValidator(as_tuple), Field(min_length=1), OrOne()]
+Strings = Annotated[tuple[Text, ...], BeforeValidator(as_tuple), OrOne()]
 
 
 def _whole(text: str) -> int | str:

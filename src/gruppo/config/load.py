@@ -31,6 +31,9 @@ ALIASES: Mapping[str, str] = {
 }
 """Peers' names for our fields, accepted in files and flags."""
 
+GONE: Mapping[str, str] = {"packing": "say plain: true for what was padded, and nothing for trees"}
+"""Fields of earlier versions, and what to say in their place."""
+
 STAGES: Mapping[str, type[Section]] = {"sft": SFTConfig, "eval": EvalConfig}
 """The stages with a section of their own."""
 
@@ -236,6 +239,8 @@ def _complaint(model: type[Section], details: ErrorDetails) -> str:
     kind = details["type"]
     if kind == "extra_forbidden" and (owner := _owner(details)):
         return f"{location}: belongs to the reward '{owner}', not to '{details['loc'][2]}'"
+    if kind == "extra_forbidden" and location in GONE:
+        return f"{location}: there is no such field any more; {GONE[location]}"
     if kind == "extra_forbidden":
         return f"{location}: there is no such field.{nearest(str(details['loc'][-1]), _siblings(model, details))}"
     if kind == "missing":

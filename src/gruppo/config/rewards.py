@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union, cas
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from gruppo.config.fields import Section, Strings, Text, as_tuple
+from gruppo.config.fields import OrOne, Section, Strings, Text, as_tuple
 
 YOURS = "your own"
 """The kind of a reward that is no built-in one."""
@@ -284,5 +284,6 @@ else:
         tuple[Annotated[_Kinds, Discriminator(_kind), BeforeValidator(_with_name), _OrName()], ...],
         Field(min_length=1),
         BeforeValidator(as_tuple),
+        OrOne(),
     ]
     """The items of `rewards:`, each read as the reward that its name says."""

@@ -16,6 +16,7 @@ from gruppo.config.fields import (
     LRSchedule,
     OptimizerFields,
     OptimizerName,
+    OrOne,
     Precision,
     Section,
     Strings,
@@ -81,7 +82,7 @@ class Config(DataFields, OptimizerFields):
     rate. Unset: every problem once per epoch."""
     drop_after: int | None = Field(default=None, ge=2)
     """Leave out a problem once its group was all passes, or all failures, this many times in a row. Unset: never."""
-    demonstrations: Annotated[tuple[Text, ...], BeforeValidator(as_tuple)] = ()
+    demonstrations: Strings = ()
     """Demonstrations for an SFT term in the GRPO loss, as in sft.data, so that general abilities are kept."""
     demonstrations_weight: float = Field(default=0.1, gt=0)
     """Weight of the SFT term, a mean over the tokens of prompts_per_step demonstrations."""
@@ -161,6 +162,9 @@ class Config(DataFields, OptimizerFields):
 
     precision: Precision = "float32"
     """Arithmetic of the model. bfloat16 keeps float32 master weights in the optimizer."""
+    rollout_precision: Precision | None = None
+    """Arithmetic of the rollouts, on a copy of the weights. Unset: as precision. Where they differ and
+    sampler_correction is unset, that is token_truncate."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     threads: int | None = Field(default=None, ge=1)
@@ -178,13 +182,26 @@ class Config(DataFields, OptimizerFields):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     micro_batch_tokens: int | None = Field(default=None, ge=1)
-    """Tokens per forward and backward pass, padding counted. Unset: by vocabulary and device. Never changes the
-    update."""
-    packing: Literal["trees", "padded"] = "trees"
-    """How completions stand in a pass: trees (each prompt once per group, no padding) or padded (each with its prompt,
-    the plain way; also what a model gets that can't attend by trees). Never changes the update but for rounding."""
-    max_live_completions: int = Field(default=256, ge=1)
-    """Completions that the engine decodes at a time; bounds its memory. Never changes what is drawn."""
+    """Tokens per forward and backward pass, padding counted. Unset: found from the memory that is free. Never changes
+    the update but for rounding."""
+    plain: bool = False
+    """Everything the plain way: padded rows, decoding in waves; for debugging. Never changes the update but for
+    rounding."""
+    batch_invariant: bool = True
+    """A completion's tokens and log-probs are the same to the bit whatever else is decoded beside it, for 3 to 6 % of
+    the decoding. How is tried at start; on a machine where nothing helps the run says so and goes on without."""
+    max_live_completions: int | None = Field(default=None, ge=1)
+    """Completions that the engine decodes at a time; bounds its memory. Unset: found from the memory that is free, at
+    most 256. Never changes what is drawn."""
+    engine: Literal["local", "vllm"] = "local"
+    """Who samples: the local engine, on the trainer's own model, or vLLM, which holds a copy of the weights
+    (docs/engines.md). vllm needs the extra `vllm`."""
+    vllm_url: str | None = None
+    """Where vLLM is. Unset: in the trainer's process. launch: a server of its own on this machine, which the run starts
+    and ends. http://host:port: a server that runs already."""
+    engine_memory: float | None = Field(default=None, gt=0)
+    """Memory of a vLLM that the run starts: on a GPU the share (0 to 1) for weights and KV cache, on a CPU GiB of KV
+    cache, in whole numbers. Unset: 0.4 of the GPU, 1 GiB."""
 
     checkpoint_every: int = Field(default=50, ge=1)
     """Steps between checkpoints; the last step always leaves one."""
@@ -198,7 +215,7 @@ class Config(DataFields, OptimizerFields):
     preset: Strings = ()
     """Presets by paper and task (docs/presets.md), such as deepseek-r1, dapo, math, code: they fill what the file and
     the flags leave unset, the last named over those before it."""
-    curriculum: Annotated[tuple[Span, ...], BeforeValidator(as_tuple)] = ()
+    curriculum: Annotated[tuple[Span, ...], BeforeValidator(as_tuple), OrOne()] = ()
     """Spans of steps with problems and numbers of their own."""
 
     sft: SFTConfig | None = None
@@ -255,6 +272,11 @@ class Config(DataFields, OptimizerFields):
         return [top, *((top[0] if low is None else low, top[1] if high is None else high) for low, high in pairs)]
 
     @property
+    def rollouts_differ(self) -> bool:
+        """Whether rollouts are computed in another precision than the update."""
+        return self.rollout_precision not in (None, self.precision)
+
+    @property
     def optimizer_steps_per_batch(self) -> int:
         """Passes times minibatches: with more than one, old log-probs are taken and the clip range matters."""
         return self.updates_per_batch * self.minibatches
@@ -276,6 +298,9 @@ class Config(DataFields, OptimizerFields):
         given = filled(cast(dict[str, Any], value))
         if given.get("reference_refresh_every") is True:
             given["reference_refresh_every"] = DEFAULT_REFRESH
+        precision = given.get("precision", cls.model_fields["precision"].default)
+        if given.get("rollout_precision", precision) not in (None, precision):
+            given.setdefault("sampler_correction", "token_truncate")
         return given
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from typing import Annotated, Any, cast
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from gruppo.config.fields import DataFields, OptimizerFields, Paths, Section, Text, as_tuple
+from gruppo.config.fields import DataFields, OptimizerFields, OrOne, Paths, Section, Text, as_tuple
 
 
 class DataSource(Section):
@@ -25,7 +25,7 @@ Source = Annotated[
     Annotated[Text, Tag("lone path")] | Annotated[DataSource, Tag("path with weight")],
     Discriminator(_kind_of_source),
 ]
-Sources = Annotated[tuple[Source, ...], BeforeValidator(as_tuple), Field(min_length=1)]
+Sources = Annotated[tuple[Source, ...], BeforeValidator(as_tuple), Field(min_length=1), OrOne()]
 """A path alone, or with a weight."""
 
 

@@ -1,10 +1,18 @@
 """Small models from scratch: Qwen2's architecture with random weights, as a folder that transformers loads."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from gruppo.demo.tokenizer import CONTEXT_LENGTH, END, PAD, build_tokenizer
 
@@ -63,3 +71,26 @@ def save_untrained(folder: Path, tokenizer: PreTrainedTokenizerFast, shape: Shap
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return model.num_parameters()
+
+
+LLAMA_KEEPS = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim"),
+    *("num_key_value_heads", "max_position_embeddings", "tie_word_embeddings", "rms_norm_eps", "rope_parameters"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "initializer_range"),
+)
+
+
+def as_llama(source: Path, target: Path) -> Path:
+    """A saved model of ours as the llama that computes the same, for engines that know no head_dim in qwen2."""
+    model = Qwen2ForCausalLM.from_pretrained(source)
+    config = LlamaConfig(**{name: getattr(model.config, name) for name in LLAMA_KEEPS}, attention_bias=True)
+    llama = LlamaForCausalLM(config)
+    for name, parameter in llama.named_parameters():
+        if name.endswith("o_proj.bias"):  # llama has one, qwen2 has none
+            torch.nn.init.zeros_(parameter)
+    llama.load_state_dict(model.state_dict(), strict=False)
+    llama.generation_config = model.generation_config
+    shutil.copytree(source, target)
+    (target / "model.safetensors").unlink()
+    llama.save_pretrained(target)
+    return target

@@ -1,7 +1,7 @@
 """Config to objects: model, renderer, engine, rubric, streams, trainers. Nothing is run here."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -16,29 +16,33 @@ from gruppo.data.problems import load_demonstrations, load_problems
 from gruppo.data.readers import Purpose
 from gruppo.errors import ConfigError, DataError
 from gruppo.evaluation.evaluate import Evaluator, Label
+from gruppo.launch.engines import build_engine, check_engine
+from gruppo.launch.memory import Memory
+from gruppo.launch.rollouts import separate_engine
 from gruppo.launch.streams import load_limits, problem_stream
 from gruppo.monitor.mirrors import open_mirrors
 from gruppo.monitor.recorder import Recorder
 from gruppo.monitor.run_folder import RunFolder
+from gruppo.monitor.writer import BackgroundWriter
 from gruppo.rewards.building import build_rubric, reward_of
 from gruppo.rewards.rubric import Rubric
 from gruppo.rewards.workers import WorkerPool, default_pool
 from gruppo.rollout.collect import Collector
 from gruppo.rollout.draws import derive_seed
 from gruppo.rollout.engine import RolloutEngine
-from gruppo.rollout.local import LocalEngine
 from gruppo.training.checkpoint import Checkpoints
 from gruppo.training.controls import Controls, ControlSettings
 from gruppo.training.losses import LossSettings
 from gruppo.training.models import LoadedModel, add_lora, choose_device, load_model, merge_lora
 from gruppo.training.optimizers import OptimizerSet, build_optimizers
-from gruppo.training.packing import Row, default_token_budget
+from gruppo.training.packing import Row
 from gruppo.training.passes import passes_of
 from gruppo.training.policy import LocalPolicy
 from gruppo.training.quantization import import_bitsandbytes
 from gruppo.training.recompute import recompute_activations
 from gruppo.training.sft import Demonstrations, DemonstrationStream, SFTTrainer, demonstration_row, steps_of
 from gruppo.training.trainer import BatchSettings, Trainer
+from gruppo.training.weight_sync import LIMITS
 from gruppo.types import Problem, ProgressObserver, SamplingParams
 
 RewardFunction = Callable[..., Any]
@@ -54,6 +58,7 @@ class Workbench:
         functions: rewards given as Python objects, by name.
         observer: who is told of notes and progress.
         pool: the processes in which rewards run; None: those of all calls outside a run.
+        folder: the run's, which keeps what was found from memory, and an engine's log; None: there is none.
     """
 
     config: Config
@@ -61,6 +66,8 @@ class Workbench:
     functions: dict[str, RewardFunction]
     observer: ProgressObserver
     pool: WorkerPool | None = None
+    folder: Path | None = None
+    _prompt_lengths: list[int] = field(default_factory=list[int], init=False)
 
     @cached_property
     def loaded(self) -> LoadedModel:
@@ -84,13 +91,6 @@ class Workbench:
             derive_seed(config.seed, "lora"),
             rslora=config.rslora,
         )
-
-    def varied(self, config: Config, **changes: Any) -> "Workbench":
-        """Another workbench with other options for the same model: it shares the model and, once there is one, the
-        engine, nothing else."""
-        other = replace(self, config=config, **changes)
-        vars(other).update({name: vars(self)[name] for name in ("loaded", "engine") if name in vars(self)})
-        return other
 
     @cached_property
     def device(self) -> torch.device:
@@ -118,19 +118,42 @@ class Workbench:
 
     @cached_property
     def engine(self) -> RolloutEngine:
-        """The engine, on the trainer's own model."""
-        return LocalEngine(
-            self.loaded.model,
-            self.renderer,
-            self.config.max_live_completions,
-            self.loaded.context_length,
-            note=self.observer.note,
-        )
+        """The engine with the model's weights, which evaluations ask."""
+        note = self.observer.note
+        return build_engine(self.config, self.loaded, self.device, self.renderer, self.max_live, note, self.folder)
 
-    @property
+    def close(self) -> None:
+        """End the engine, if there is one."""
+        if "engine" in vars(self):
+            self.engine.close()
+
+    @cached_property
+    def rollout_engine(self) -> RolloutEngine:
+        """The engine that training samples from: that one, or one on a copy in `rollout_precision`."""
+        if self.config.engine != "local" or not self.config.rollouts_differ:
+            return self.engine
+        return separate_engine(self.config, self.loaded, self.renderer, self.max_live, self.observer.note)
+
+    @cached_property
     def token_budget(self) -> int:
         """Tokens of a micro-batch."""
-        return self.config.micro_batch_tokens or default_token_budget(self.loaded.vocabulary, self.device)
+        return self.config.micro_batch_tokens or self._memory.token_budget()
+
+    @cached_property
+    def max_live(self) -> int:
+        """Completions decoded at a time."""
+        limit = self.config.max_prompt_length or self.loaded.context_length or 0
+        longest = max(self._prompt_lengths, default=limit)
+        return self.config.max_live_completions or self._memory.live_rows(longest)
+
+    @property
+    def _memory(self) -> Memory:
+        return Memory(self.config, self.loaded, self.device, self.folder, self.observer.note)
+
+    @property
+    def packing(self) -> str:
+        """How completions stand in a pass."""
+        return "padded" if self.config.plain else "trees"
 
     def sampling(self, temperature: float, max_completion_length: int) -> SamplingParams:
         """How to draw, with the model's stop tokens."""
@@ -146,8 +169,11 @@ class Workbench:
     @cached_property
     def collector(self) -> Collector:
         """Sampling and scoring as the GRPO stage does it."""
+        return self._collector(self.rollout_engine)
+
+    def _collector(self, engine: RolloutEngine) -> Collector:
         sampling = self.sampling(self.config.temperature, self.config.max_completion_length)
-        return Collector(self.engine, self.rubric, self.renderer, sampling, self.config.group_size)
+        return Collector(engine, self.rubric, self.renderer, sampling, self.config.group_size)
 
     def problems(self, sources: Sequence[str], fields: DataFields, split: Purpose, room: int) -> list[Problem]:
         """Problems with their prompts as tokens; tells the mapping, and what was left out.
@@ -170,6 +196,7 @@ class Workbench:
                 "(long_prompts: skip)"
             )
         self.rubric.check(kept)
+        self._prompt_lengths.extend(len(problem.prompt_ids) for problem in kept)
         return kept
 
     def _prompt_limit(self, room: int) -> int | None:
@@ -197,15 +224,18 @@ class Workbench:
         config = self.config
         stream = problem_stream(config, problems, self.observer.note)
         optimizers = build_optimizers(self.loaded.model, config, config.learning_rate)
-        policy = self._policy(optimizers)
+        policy = self.policy(optimizers)
         controls = Controls(config.steps, ControlSettings(config.target_kl, config.reference_refresh_every))
         curriculum = Curriculum(config)
         demonstrations = self._demonstrations_beside()
         parts = {"policy": policy, "stream": stream, "controls": controls, "curriculum": curriculum}
         if demonstrations is not None:
             parts["demonstrations"] = demonstrations
-        checkpoints = Checkpoints(folder.path / "checkpoints", parts, config.checkpoint_every, config.keep_checkpoints)
-        recorder = self._resumed_recorder(folder, checkpoints, stage="grpo")
+        writer = BackgroundWriter()
+        checkpoints = Checkpoints(
+            folder.path / "checkpoints", parts, config.checkpoint_every, config.keep_checkpoints, writer
+        )
+        recorder = self._resumed_recorder(folder, checkpoints, writer, stage="grpo")
         return Trainer(
             stream=stream,
             collector=self.collector,
@@ -221,22 +251,24 @@ class Workbench:
                 truncated=config.truncated,
                 max_sampling_factor=config.max_sampling_factor,
                 reference_decay=config.reference_decay,
+                parity_limit=LIMITS[config.precision],
             ),
             demonstrations=demonstrations,
             checkpoints=checkpoints,
             save_rollouts_every=config.save_rollouts_every,
         )
 
-    def _policy(self, optimizers: OptimizerSet) -> LocalPolicy:
+    def policy(self, optimizers: OptimizerSet) -> LocalPolicy:
         """The policy; tells why its rows are padded where trees were asked for."""
-        wanted = self.config.packing
         policy = LocalPolicy(
-            self.loaded.model, optimizers, self.token_budget, reference=self.config.wants_reference, packing=wanted
+            self.loaded.model,
+            optimizers,
+            self.token_budget,
+            reference=self.config.wants_reference,
+            packing=self.packing,
         )
-        if wanted == "trees" and policy.why_padded:
-            self.observer.note(
-                f"packing: padded rows in place of trees, since {policy.why_padded}; slower, same update"
-            )
+        if self.packing == "trees" and policy.why_padded:
+            self.observer.note(f"padded rows in place of group trees, since {policy.why_padded}; slower, same update")
         return policy
 
     def _demonstrations_beside(self) -> Demonstrations | None:
@@ -254,13 +286,15 @@ class Workbench:
         steps = sft.steps or steps_of(len(rows), sft.batch_size, sft.epochs)
         stream = DemonstrationStream(len(rows), sft.batch_size, derive_seed(self.config.seed, "sft"), sft.shuffle)
         controls = Controls(steps)
+        writer = BackgroundWriter()
         checkpoints = Checkpoints(
             folder.path / "checkpoints",
             {"optimizers": optimizers, "stream": stream, "controls": controls},
             max(self.config.checkpoint_every, steps // 4),
             1,
+            writer,
         )
-        recorder = self._resumed_recorder(folder, checkpoints, stage="sft")
+        recorder = self._resumed_recorder(folder, checkpoints, writer, stage="sft")
         return SFTTrainer(
             model=model,
             optimizers=optimizers,
@@ -271,7 +305,7 @@ class Workbench:
             controls=controls,
             learning_rate=sft.learning_rate,
             lr_factor=partial(lr_factor, steps=steps, fields=sft),
-            passes=passes_of(model, self.token_budget, self.config.packing)[0],
+            passes=passes_of(model, self.token_budget, self.packing)[0],
             checkpoints=checkpoints,
         )
 
@@ -294,11 +328,11 @@ class Workbench:
         return kept
 
     def evaluator(self, settings: EvalConfig, problems: Sequence[Problem], label: Label | None) -> Evaluator:
-        """The evaluation of the engine's weights; the whole distribution, without top-k and top-p."""
+        """The evaluation of the trained weights in their own precision, without top-k and top-p."""
         length = settings.max_completion_length or self.config.max_completion_length
         sampling = replace(self.sampling(settings.temperature, length), top_k=0, top_p=1.0)
         return Evaluator(
-            collector=self.collector,
+            collector=self._collector(self.engine),
             problems=problems,
             sampling=sampling,
             samples=settings.samples,
@@ -308,7 +342,9 @@ class Workbench:
             observer=self.observer,
         )
 
-    def _resumed_recorder(self, folder: RunFolder, checkpoints: Checkpoints, stage: str) -> Recorder:
+    def _resumed_recorder(
+        self, folder: RunFolder, checkpoints: Checkpoints, writer: BackgroundWriter, stage: str
+    ) -> Recorder:
         """Load the newest checkpoint, cut what was recorded after it, and record from there."""
         step, complaints = checkpoints.resume()
         for complaint in complaints:
@@ -320,7 +356,8 @@ class Workbench:
             self.observer.note(f"{stage}: goes on after step {step}")
         config = self.config.model_dump(mode="json")
         mirrors = open_mirrors(self.config.report_to, folder.path, config, resumed_at=step)
-        return Recorder(folder, self.observer, mirrors, stage=stage, precision=self.config.precision)
+        precision = "mixed" if self.config.rollouts_differ and stage == "grpo" else self.config.precision
+        return Recorder(folder, self.observer, mirrors, stage=stage, precision=precision, writer=writer)
 
 
 def check_packages(config: Config) -> None:
@@ -329,6 +366,7 @@ def check_packages(config: Config) -> None:
     Raises:
         ConfigError: with the command that installs it.
     """
+    check_engine(config)
     if config.quantize != "none":
         import_bitsandbytes(f"quantize: {config.quantize}")
     for prefix, stage in (("", config), ("sft.", config.sft)):

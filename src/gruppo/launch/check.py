@@ -1,6 +1,7 @@
 """The check before a run, from a config: what is loaded for it, and how its cures become another config."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from gruppo.data.difficulty import difficulty_slice
 from gruppo.data.problems import load_demonstrations, load_problems
 from gruppo.errors import ConfigError
 from gruppo.launch.build import Workbench, check_packages, is_model_folder, loss_settings
+from gruppo.launch.memory import free_bytes
 from gruppo.launch.rewards import sandboxes, with_default_rewards
 from gruppo.launch.streams import load_limits, problem_stream
 from gruppo.monitor.progress import SilentProgress
 from gruppo.preflight.check import Check, check
-from gruppo.preflight.memory import available_bytes, resident_bytes
+from gruppo.preflight.memory import resident_bytes
 from gruppo.preflight.of_data import candidate_templates
 from gruppo.preflight.of_update import too_large
 from gruppo.preflight.outputs import draw
@@ -33,6 +35,8 @@ SECONDS = 120.0
 PROBLEMS = 64
 SHARE_OF_RUN = 0.02
 """Of the run's expected seconds, for the check that `gruppo train` makes."""
+_SHARED = frozenset({"loaded", "engine", "rollout_engine", "token_budget", "max_live"})
+"""Of a workbench, what one with other options has too."""
 _TAKEN = 4
 """Times as many problems are taken from the stream as are sampled from: some come twice."""
 _MEASURED_DEMONSTRATIONS = 500
@@ -60,8 +64,7 @@ def check_config(config: Config, *, seconds: float = SECONDS, problems: int = PR
     for line, _ in sandboxes(config):
         tell(line)
     budget = Budget(seconds, problems)
-    available = available_bytes(choose_device(config.device))
-    refused = too_large(config, available)
+    refused = too_large(config, free_bytes(choose_device(config.device)))
     if refused is not None:
         return Check((refused,), budget.spent)
     baseline = resident_bytes()
@@ -69,11 +72,12 @@ def check_config(config: Config, *, seconds: float = SECONDS, problems: int = PR
     after_sft = config.sft is not None and is_model_folder(trained)
     if after_sft and config.quantize != "none":
         trained = trained.with_name("adapter")
+    before_sft = config.sft is not None and not after_sft
+    config = _with_local_engine(config) if before_sft else config
     with WorkerPool() as pool:
         bench = Workbench(config, str(trained) if after_sft else config.model, {}, SilentProgress(), pool)
-        return check_bench(
-            bench, budget, before_sft=config.sft is not None and not after_sft, baseline=baseline, tell=tell
-        )
+        with closing(bench):
+            return check_bench(bench, budget, before_sft=before_sft, baseline=baseline, tell=tell)
 
 
 def check_before_training(bench: Workbench, *, before_sft: bool, log: Path) -> Check:
@@ -82,9 +86,19 @@ def check_before_training(bench: Workbench, *, before_sft: bool, log: Path) -> C
     Rewards run in processes of the check's own, so that what a function remembers of the check never reaches the run.
     """
     budget = Budget(SECONDS, PROBLEMS // 2, thorough=False, of_run=SHARE_OF_RUN)
+    if before_sft:  # what is found from memory now is not for the run that comes after SFT
+        config, folder = _with_local_engine(bench.config), None
+    else:
+        config, folder = bench.config, bench.folder
+        _ = bench.rollout_engine, bench.token_budget  # started and found as without the check
     with WorkerPool(log=log) as pool:
-        apart = bench.varied(bench.config, pool=pool, observer=SilentProgress())
+        apart = varied(bench, config, pool=pool, observer=SilentProgress(), folder=folder)
         return check_bench(apart, budget, before_sft=before_sft)
+
+
+def _with_local_engine(config: Config) -> Config:
+    """The config without a server to start for a model that isn't the one to be checked."""
+    return config.model_copy(update={"engine": "local", "vllm_url": None, "rollout_precision": None})
 
 
 def check_bench(
@@ -103,10 +117,12 @@ def check_bench(
 def _with_a_template(bench: Workbench, before_sft: bool, baseline: int | None) -> tuple[Subject, Reason]:
     """The subject with the plain template that works best, and what there is to say."""
     candidates = candidate_templates(bench.loaded.tokenizer.get_vocab())
+    with_system = bench.config.system_prompt is not None
     best: tuple[float, Subject] | None = None
     for template in candidates:
         config = varied_config(bench.config, {"prompt_template": template, "system_prompt": None})
-        subject = subject_of(bench.varied(config), before_sft=before_sft, baseline=baseline)
+        bench = varied(bench, config)  # of the one before, so that an engine is started once
+        subject = subject_of(bench, before_sft=before_sft, baseline=baseline)
         if before_sft or not subject.first:
             best = (0.0, subject)
             break
@@ -118,7 +134,7 @@ def _with_a_template(bench: Workbench, before_sft: bool, baseline: int | None) -
     score, subject = best
     evidence = () if before_sft else (f"of {len(candidates)} plain ones tried, the one below does best",)
     changes = {"prompt_template": subject.config.prompt_template}
-    if bench.config.system_prompt is not None:
+    if with_system:
         changes["system_prompt"] = None
     what = "the model's tokenizer has no chat template, and the config gives no prompt_template"
     cure = Cure("Give the form that the model was trained with:", changes)
@@ -156,13 +172,22 @@ def subject_of(bench: Workbench, *, before_sft: bool = False, baseline: int | No
         held_out=held_out,
         unused=found.mapping.unused,
         token_budget=bench.token_budget,
+        packing=bench.packing,
         vary=lambda changes: subject_of(
-            bench.varied(varied_config(config, changes)), before_sft=before_sft, baseline=baseline
+            varied(bench, varied_config(config, changes)), before_sft=before_sft, baseline=baseline
         ),
         before_sft=before_sft,
         demonstrations=_demonstration_lengths(bench) if before_sft else (),
         baseline_bytes=baseline,
     )
+
+
+def varied(bench: Workbench, config: Config, **changes: Any) -> Workbench:
+    """Another workbench with other options (not of model or engine) for the same model: it shares the model, and
+    engines and what was found from memory once they are there."""
+    other = replace(bench, config=config, **changes)
+    vars(other).update({name: value for name, value in vars(bench).items() if name in _SHARED})
+    return other
 
 
 def varied_config(config: Config, changes: Mapping[str, Any]) -> Config:

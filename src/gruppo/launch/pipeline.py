@@ -7,7 +7,7 @@ other stages'. A stage that is done is not done again; one that was cut short go
 import json
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -157,8 +157,14 @@ class _Pipeline:
         self._stages = stages
         self._label = label
         self._pool = pool
+        self._engines = ExitStack()
 
     def run(self) -> RunResult:
+        """The stages that are left; no engine outlives them."""
+        with self._engines:
+            return self._run()
+
+    def _run(self) -> RunResult:
         if self._is_done:
             self._observer.note(f"{self._folder.path}: this run is done; for another, choose another --out")
         else:
@@ -192,7 +198,12 @@ class _Pipeline:
         self._folder.append_event("stage", name=stage, seconds=round(time.perf_counter() - start, 3))
 
     def _workbench(self, model: str) -> Workbench:
-        return Workbench(self._config, model, self._functions, self._observer, self._pool)
+        return self._opened(self._config, model)
+
+    def _opened(self, config: Config, model: str) -> Workbench:
+        bench = Workbench(config, model, self._functions, self._observer, self._pool, self._folder.path)
+        self._engines.callback(bench.close)
+        return bench
 
     # ---- the stages
 
@@ -258,7 +269,7 @@ class _Pipeline:
             return True
         if bench is None:
             plain = self._config.model_copy(update=PLAIN)
-            bench = Workbench(plain, str(self._folder.model_path), self._functions, self._observer, self._pool)
+            bench = self._opened(plain, str(self._folder.model_path))
         self._evaluate(bench, held_out or self._held_out(bench), "after")
         self._folder.mark_done("eval")
         return True
@@ -373,8 +384,9 @@ def evaluate(
     observer = observer or SilentProgress()
     plain = _with_functions(config, functions).model_copy(update=PLAIN)
     plain = with_default_rewards(plain, settings.data, settings, observer.note)
-    with WorkerPool() as pool:
+    with WorkerPool() as pool, ExitStack() as stack:
         bench = Workbench(plain, config.model, functions, observer, pool)
+        stack.enter_context(closing(bench))
         room = settings.max_completion_length or config.max_completion_length
         problems = bench.problems(settings.data, settings, "test", room)
         if not problems:

@@ -70,6 +70,34 @@ def _memory() -> int | None:
         return None
 
 
+def available_memory() -> int | None:
+    """Bytes of the host's memory that programs may still take, within the container's limit; None where nobody says."""
+    found = [bytes_left for bytes_left in (_available_by_kernel(), _available_by_group()) if bytes_left is not None]
+    return min(found, default=None)
+
+
+def _available_by_kernel() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
+def _available_by_group(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What the control group of a container leaves (version 2), cached files counted as free: the kernel drops them."""
+    try:
+        limit, used = ((folder / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+        if limit == "max":
+            return None
+        cached = [line.split()[1] for line in (folder / "memory.stat").read_text().splitlines() if line[:5] == "file "]
+        return max(0, int(limit) - int(used) + sum(map(int, cached)))
+    except (OSError, ValueError, IndexError):
+        return None
+
+
 def _gpus() -> list[str]:
     """Names of NVIDIA GPUs, from the driver's files."""
     names: list[str] = []

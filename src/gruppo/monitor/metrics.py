@@ -89,6 +89,25 @@ GRPO_METRICS: tuple[Metric, ...] = (
         high=0.05,
     ),
     Metric(
+        "sampler_logprob_difference_mean",
+        "nats",
+        "Mean |trainer - sampler| of a token's log-prob before the update.",
+        high=0.02,
+    ),
+    Metric(
+        "sampler_kl",
+        "nats/token",
+        "KL of the sampler from the trainer's policy by k3, over the tokens that were sampled.",
+        high=0.01,
+    ),
+    Metric(
+        "parity_difference_max",
+        "nats",
+        "Largest |trainer - engine| of a log-prob on the probe after the update; null where the engine has the "
+        "trainer's own weights. The run ends above 2e-4 in float32, 0.5 in bfloat16, without a sampler_correction.",
+        high=0.5,
+    ),
+    Metric(
         "importance_weight_mean",
         "1",
         "Mean weight of `sampler_correction`; 1 where engine and trainer agree, null without a correction.",

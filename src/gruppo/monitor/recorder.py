@@ -1,6 +1,7 @@
 """From what a step gave to its line of metrics, told to the run folder, the observer and the mirrors."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from gruppo.monitor.metrics import REWARD_PREFIX, TABLES, find
 from gruppo.monitor.mirrors import Mirror
 from gruppo.monitor.rollout_table import Advantages
 from gruppo.monitor.run_folder import RunFolder
+from gruppo.monitor.writer import BackgroundWriter
 from gruppo.types import Group, ProgressObserver
 
 SHOWN = ("reward_mean", "pass_at_1", "kl_to_reference", "completion_length_mean", "tokens_per_second", "loss")
@@ -31,9 +33,12 @@ class Recorder:
         *,
         stage: str = "grpo",
         precision: str = "float32",
+        writer: BackgroundWriter | None = None,
     ) -> None:
         """folder: the stage's own (`run.sub("sft")` for SFT). stage: `grpo` or `sft`, which sets the table of
-        metrics and is the stage's name on the display. precision: how far trainer and sampler may differ.
+        metrics and is the stage's name on the display. precision: how far trainer and sampler may differ; `mixed`
+        where each has its own.
+        writer: writes the rollouts; None: one of our own.
         """
         self.folder = folder
         self.observer = observer
@@ -41,14 +46,17 @@ class Recorder:
         self._table = TABLES[stage]
         self._mirrors = list(mirrors)
         self._precision = precision
+        self.writer = writer or BackgroundWriter()
         self._diagnosis: Diagnosis | None = None
 
     def record(self, step: int, values: Values, groups: Sequence[Group] = ()) -> dict[str, float | None]:
         """Make, write and tell a step's metrics; gives them in the table's order, None for what was not measured.
 
         step: counted from 1. values: by name, as in the table; they win over what is computed from `groups`.
-        Raises ValueError for a name that the table does not know. NaN stays NaN in what is returned.
+        Raises ValueError for a name that the table does not know, and what went wrong in the background (a disk that
+        is full) since. NaN stays NaN in what is returned.
         """
+        self.writer.check()
         measured: dict[str, float | None] = {**(group_metrics(groups) if groups else {}), **values, "step": step}
         if measured.get("tokens_per_second") is None:
             measured["tokens_per_second"] = _rate(measured)
@@ -59,8 +67,10 @@ class Recorder:
         return metrics
 
     def record_rollouts(self, step: int, groups: Sequence[Group], advantages: Advantages | None = None) -> None:
-        """Write the step's completions to the run folder; advantages [P, G]."""
-        self.folder.write_rollouts(step, groups, advantages)
+        """Write the step's completions to the run folder, in the background; advantages [P, G]."""
+        self.writer.submit(
+            f"the rollouts of step {step}", partial(self.folder.write_rollouts, step, groups, advantages)
+        )
 
     def diagnose(self, metrics: Values) -> list[Finding]:
         """What has just gone wrong, from the metrics that `record` gave and those of the steps before.
@@ -109,7 +119,8 @@ class Recorder:
             self.observer.note(f"step {step}: {told} (all of them are in events.jsonl)")
 
     def close(self) -> None:
-        """Finish the mirrors."""
+        """Finish what is being written, and the mirrors."""
+        self.writer.flush()
         for mirror in self._mirrors:
             mirror.close()
 

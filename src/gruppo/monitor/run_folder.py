@@ -39,11 +39,14 @@ MAY_DIFFER = frozenset(
         "checkpoint_every",
         "save_rollouts_every",
         "micro_batch_tokens",
+        "plain",
+        "batch_invariant",
         "packing",
         "max_live_completions",
     }
 )
-"""Fields that may change when a run goes on: none of them changes what is drawn or learnt."""
+"""Fields that may change when a run goes on: none of them changes what is drawn or learnt. `packing` is an option that
+older runs have."""
 
 _OWN = frozenset({files.LOCK_NAME, "environment.json", "config.yaml"})
 _RESULTS = ("metrics.jsonl", "sft/metrics.jsonl", "eval/before.json", "eval/after.json", "stages.json", "model")
@@ -105,6 +108,10 @@ class RunFolder:
         """Add to environment.json what was found out about the machine."""
         path = self.path / "environment.json"
         files.write_json(path, {**files.read_json(path), **facts})
+
+    def read_environment(self) -> dict[str, Any]:
+        """environment.json; empty where it is missing."""
+        return files.read_json(self.path / "environment.json")
 
     def _has_results(self) -> bool:
         """Whether anything was computed: until then a mistake in the config may be mended in the same folder."""

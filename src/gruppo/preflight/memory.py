@@ -1,4 +1,4 @@
-"""Memory: what there is, what a process has taken at most, and the least that training a model needs."""
+"""Memory: what a process has taken at most, and the least that training a model needs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,17 +43,6 @@ def resident_bytes() -> int | None:
     return _status("VmRSS")
 
 
-def available_bytes(device: torch.device) -> int | None:
-    """What this process may still take on the device; None where the system doesn't say."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    if device.type != "cpu":
-        return None
-    found = [_free_in_system(), _free_in_group()]
-    known = [value for value in found if value is not None]
-    return min(known) if known else None
-
-
 def least_needed(config: Config) -> tuple[int, int] | None:
     """Bytes of weights, gradients and optimizer, without which no step can be made; and the model's parameters.
 
@@ -85,31 +74,3 @@ def _reset_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return
-
-
-def _free_in_system() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
-
-
-def _free_in_group() -> int | None:
-    """What a container's limit leaves (cgroup v2)."""
-    folder = Path("/sys/fs/cgroup")
-    try:
-        limit = (folder / "memory.max").read_text().strip()
-        used = int((folder / "memory.current").read_text())
-    except (OSError, ValueError):
-        return None
-    return None if limit == "max" or not limit.isdigit() else max(0, int(limit) - used) + _reclaimable(folder)
-
-
-def _reclaimable(folder: Path) -> int:
-    """File pages that count as used and are given back when needed."""
-    try:
-        lines = (folder / "memory.stat").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)

@@ -79,7 +79,7 @@ def compare_engine(subject: Subject, outputs: Outputs) -> EngineCheck:
     """Some of the completions, scored by the trainer at the temperature that the engine drew them with."""
     count = max(1, COMPARED // outputs.samples)
     rows = [replace(row, mask=np.ones_like(row.mask)) for row in rows_of(outputs.groups[:count], subject, real=False)]
-    passes, _ = passes_of(subject.loaded.model, subject.token_budget, subject.config.packing)
+    passes, _ = passes_of(subject.loaded.model, subject.token_budget, subject.packing)
     with passes.ready():
         gaps = [
             (passes.logprobs(micro, outputs.temperature) - micro.loss_tokens.sampler_logprobs).abs().float()
@@ -107,7 +107,7 @@ def try_update(subject: Subject, outputs: Outputs, loss: LossSettings, budget: B
                 optimizers,
                 subject.token_budget,
                 reference=subject.config.wants_reference,
-                packing=subject.config.packing,
+                packing=subject.packing,
             )
             logprobs = _logprobs_of(subject, loss.temperature)
             groups = _affordable(logprobs, groups, subject, budget)
@@ -138,7 +138,7 @@ def _chosen(subject: Subject, outputs: Outputs) -> tuple[list[Group], bool]:
 
 def _logprobs_of(subject: Subject, temperature: float) -> Callable[[Sequence[Row]], Tensor]:
     """What gives the policy's log-probs of all tokens of some rows, in an order that depends on the rows alone."""
-    passes, _ = passes_of(subject.loaded.model, subject.token_budget, subject.config.packing)
+    passes, _ = passes_of(subject.loaded.model, subject.token_budget, subject.packing)
 
     def logprobs(rows: Sequence[Row]) -> Tensor:
         trained = [row for row in rows if row.mask.any()]

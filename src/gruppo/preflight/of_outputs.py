@@ -14,6 +14,7 @@ from gruppo.preflight.outputs import FEWEST, Outputs, draw
 from gruppo.preflight.reasons import Cure, Level, Reason
 from gruppo.preflight.signal import FIRST_STEPS, fit_rates, fit_rewards
 from gruppo.preflight.subject import Budget, Subject
+from gruppo.rewards.language import language_of
 from gruppo.types import Problem
 
 NO_SIGNAL = 0.02
@@ -292,8 +293,6 @@ def _by_group_size(signal: SignalFigures) -> Iterator[Cure]:
 
 def _language(subject: Subject, outputs: Outputs) -> Iterator[Reason]:
     """Completions in another language than the prompts."""
-    from gruppo.rewards.language import language_of
-
     asked = language_of(" ".join(group.problem.prompt for group in outputs.groups))
     written = next(iter(outputs.languages.items()), None)
     if asked is None or written is None or "latin" in (asked, written[0]) or written[0] == asked or written[1] <= 0.5:

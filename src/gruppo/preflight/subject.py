@@ -39,6 +39,8 @@ class Subject:
     """Columns of text that the prompt leaves out, each with a `prompt:` that has it."""
     token_budget: int
     """Tokens of a micro-batch."""
+    packing: str
+    """How completions stand in a pass: trees or padded."""
     vary: Callable[[Mapping[str, Any]], "Subject"]
     """The same with other options (not of the model)."""
     before_sft: bool = False

@@ -2,7 +2,8 @@
 
 Every row begins with the last token of its prompt: a group's prompt is prefilled once, without that token, into the
 slots of the group's rows, and what follows is decode steps alone. A row whose prompt is in a slot already, live or
-just finished, takes it from there; where that slot is its own, nothing is copied.
+just finished, takes it from there; where that slot is its own, nothing is copied. A long prompt is not copied at all:
+it is kept once, beside the slots, while a row of it lives (`rollout.shared_prompts`).
 
 State by slot is in numpy, a column at a time, so that a step costs no Python by row but for rows that finish (and for
 stop strings, whose text has to be read).
@@ -11,30 +12,20 @@ stop strings, whose text has to be read).
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from gruppo.rollout.packed_weights import PackedWeights
 from gruppo.rollout.rows import Row, holds_stop_string, not_finite, row_uniforms
 from gruppo.rollout.sampling import sample_tokens
-from gruppo.rollout.slots import Segment, SlotCache, attention_configs, round_up, slot_attention_in
+from gruppo.rollout.shared_prompts import PromptKey
+from gruppo.rollout.slot_model import Prompt, SlotModel, round_rows
+from gruppo.rollout.slots import round_up
 from gruppo.types import Completion, SamplingParams, TextDecoder
 
-PREFILL_TOKENS = 4096
-"""Tokens of prompts that are prefilled side by side; a longer prompt goes alone."""
-
-ROWS_STEP = 4
-"""A decode step has a multiple of it as rows, some of them idle. Products of fewer rows than 4 go other ways, and the
-last few numbers of an array are computed otherwise than those in full vectors: either changes a row's last bits."""
 PACK_FROM = 16
 """Completion tokens from which packing the weights pays: it costs about two steps."""
-
-PromptKey = tuple[int, tuple[int, ...]]
-"""Version of the weights, and the prompt: what makes the keys and values of two rows equal."""
 
 
 @dataclass
@@ -44,69 +35,11 @@ class DecodeStats:
     decode_steps: int = 0
     prefilled_prompts: int = 0
     prefilled_tokens: int = 0
+    shared_prompts: int = 0
+    """Prompts that were kept once for all their rows."""
     peak_rows: int = 0
     """Slots of the cache."""
     peak_cache_bytes: int = 0
-
-
-class SlotModel:
-    """A model called with a cache of slots.
-
-    Args:
-        model: the model, known to fit (`rollout.gate`).
-        batch_invariant: prompts are prefilled one by one, and a decode step has a multiple of ROWS_STEP rows, so that a
-            row's numbers do not depend on the others; else prompts go in packs, and small steps have no idle rows.
-    """
-
-    def __init__(self, model: nn.Module, batch_invariant: bool = True) -> None:
-        self._model = model
-        self._rows_step = ROWS_STEP if batch_invariant else 1
-        self.pack_tokens = 0 if batch_invariant else PREFILL_TOKENS
-        self._configs = attention_configs(model)
-        self.packed = PackedWeights(model)
-        self.device = next(model.parameters()).device
-
-    def prefill(self, cache: SlotCache, prompts: Sequence[tuple[Sequence[int], tuple[int, ...]]]) -> None:
-        """Put the keys and values of each (tokens, slots) into its slots, all prompts in one row."""
-        segments: list[Segment] = []
-        start = 0
-        for tokens, slots in prompts:
-            segments.append(Segment(start, start + len(tokens), slots))
-            start += len(tokens)
-        ids = np.concatenate([np.asarray(tokens, dtype=np.int64) for tokens, _ in prompts])
-        positions = np.concatenate([np.arange(len(tokens)) for tokens, _ in prompts])
-        cache.begin_prefill(segments)
-        self._call(cache, self._tensor(ids)[None], self._tensor(positions)[None])
-
-    def decode(self, cache: SlotCache, tokens: NDArray[np.int64], lengths: NDArray[np.int64], width: int) -> Tensor:
-        """Logits [n, V] after one more token of each row; `lengths` are without it."""
-        rows = len(tokens)
-        idle = -rows % self._rows_step
-        if idle:
-            tokens, lengths = (np.pad(column, (0, idle)) for column in (tokens, lengths))
-        positions = self._tensor(lengths)
-        cache.begin_decode(positions, width)
-        return self._call(cache, self._tensor(tokens)[:, None], positions[:, None])[:rows, -1]
-
-    @torch.inference_mode()
-    def _call(self, cache: SlotCache, input_ids: Tensor, positions: Tensor) -> Tensor:
-        inputs: dict[str, Any] = {
-            "input_ids": input_ids,
-            "position_ids": positions,
-            "past_key_values": cache,
-            "use_cache": True,
-            "logits_to_keep": 1,
-            "slots": cache,
-        }
-        with slot_attention_in(self._configs):
-            self.packed.enter()
-            try:
-                return self._model(**inputs).logits
-            finally:
-                self.packed.leave()
-
-    def _tensor(self, array: NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
 
 
 class _Table:
@@ -115,8 +48,10 @@ class _Table:
     def __init__(self) -> None:
         self.rows: list[Row] = []
         self.keys: list[PromptKey] = []
+        self.shared: list[PromptKey | None] = []
+        """The key, where the prompt is kept once."""
         self.lengths = np.zeros(0, dtype=np.int64)
-        """Tokens that have their keys and values in the cache."""
+        """Tokens that have their keys and values in the slot."""
         self.counts = np.zeros(0, dtype=np.int64)
         """Completion tokens drawn."""
         self.limits = np.zeros(0, dtype=np.int64)
@@ -136,14 +71,15 @@ class _Table:
             more = [(0, max(0, wanted - have)) for wanted, have in zip((rows, tokens), grid.shape, strict=True)]
             setattr(self, name, np.pad(grid, more) if any(more_of for _, more_of in more) else grid)
 
-    def put(self, slot: int, row: Row, key: PromptKey) -> None:
+    def put(self, slot: int, row: Row, key: PromptKey, *, shared: bool) -> None:
         """A row begins in a slot; the slot after the last is appended."""
         prompt, limit = row.request.prompt_ids, row.request.sampling.max_completion_length
         if slot == len(self.rows):
             self.rows.append(row)
             self.keys.append(key)
-        self.rows[slot], self.keys[slot] = row, key
-        self.lengths[slot], self.counts[slot], self.limits[slot] = len(prompt) - 1, 0, limit
+            self.shared.append(None)
+        self.rows[slot], self.keys[slot], self.shared[slot] = row, key, key if shared else None
+        self.lengths[slot], self.counts[slot], self.limits[slot] = 0 if shared else len(prompt) - 1, 0, limit
         self.pending[slot] = prompt[-1]
         self.uniforms[slot, :limit] = row_uniforms(row, limit)
 
@@ -153,12 +89,11 @@ class _Table:
             column = getattr(self, name)
             column[list(target)] = column[list(source)]
         for old, new in zip(source, target, strict=True):
-            self.rows[new], self.keys[new] = self.rows[old], self.keys[old]
+            self.rows[new], self.keys[new], self.shared[new] = self.rows[old], self.keys[old], self.shared[old]
 
-
-def round_rows(rows: int) -> int:
-    """Slots for so many rows and the idle ones beside them."""
-    return -(-rows // ROWS_STEP) * ROWS_STEP
+    def cut(self, live: int) -> None:
+        """Only the first rows are left."""
+        del self.rows[live:], self.keys[live:], self.shared[live:]
 
 
 def kind_of(sampling: SamplingParams) -> SamplingParams:
@@ -195,7 +130,7 @@ class ContinuousBatch:
         self._stats = stats
         self._kind = kind_of(queue[0].request.sampling)
         self._stops = np.array(self._kind.stop_token_ids, dtype=np.int64)
-        self._cache = SlotCache()
+        self._cache = model.new_cache()
         self._table = _Table()
         self._freed: list[int] = []
         self._longest = 0
@@ -215,7 +150,7 @@ class ContinuousBatch:
 
     def _fill(self) -> None:
         """Give free slots to waiting rows, and close the gaps that remain."""
-        table = self._table
+        table, left = self._table, bool(self._freed)
         free = self._max_live - len(table.rows) + len(self._freed)
         arriving = list(self._arriving(free))
         if arriving:
@@ -223,6 +158,8 @@ class ContinuousBatch:
             arriving = self._take_over(arriving)
             self._place(arriving)
         self._close_gaps()
+        if left:
+            self._cache.prompts.keep({key for key in table.shared if key})
 
     def _arriving(self, free: int) -> Iterator[tuple[Row, PromptKey]]:
         while free and self._queue and kind_of(self._queue[0].request.sampling) == self._kind:
@@ -234,11 +171,13 @@ class ContinuousBatch:
         """Room for the rows that come and, at once, for those that wait behind them."""
         requests = [row.request for row, _ in arriving]
         longest = max(request.sampling.max_completion_length for request in requests)
-        self._longest = max(self._longest, *(len(r.prompt_ids) + r.sampling.max_completion_length for r in requests))
+        before = [0 if self._model.shares(r) else len(r.prompt_ids) - 1 for r in requests]
+        ends = [first + 1 + r.sampling.max_completion_length for first, r in zip(before, requests, strict=True)]
+        self._longest = max(self._longest, *ends)
         live = len(self._table.rows) - len(self._freed) + len(arriving)
-        rows = max(self._cache.rows, round_rows(min(self._max_live, live + len(self._queue))))
+        rows = max(self._cache.rows, round_rows(min(self._max_live, live + len(self._queue)), self._model.rows_step))
         self._table.reserve(rows, longest)
-        self._widen(max(len(request.prompt_ids) for request in requests), rows)
+        self._widen(max(before) + 1, rows)
 
     def _widen(self, positions: int, rows: int = 0) -> int:
         """Make room for so many positions, half as many again where the buffers must grow; returns the width."""
@@ -259,7 +198,7 @@ class ContinuousBatch:
         for row, key in arriving:
             if freed.get(key):
                 self._freed.remove(slot := freed[key].pop())
-                self._table.put(slot, row, key)
+                self._table.put(slot, row, key, shared=self._model.shares(row.request))
             else:
                 others.append((row, key))
         return others
@@ -272,19 +211,22 @@ class ContinuousBatch:
         slots_of: dict[PromptKey, list[int]] = {}
         for row, key in arriving:
             slot = self._freed.pop() if self._freed else len(table.rows)
-            table.put(slot, row, key)
+            table.put(slot, row, key, shared=self._model.shares(row.request))
             slots_of.setdefault(key, []).append(slot)
-        missing: list[tuple[Sequence[int], tuple[int, ...]]] = []
+        missing: list[Prompt] = []
         for key, slots in slots_of.items():
             prefix = key[1][:-1]
-            if key in holders:
+            if table.shared[slots[0]]:
+                missing += [] if key in self._cache.prompts else [Prompt(prefix, shared=key)]
+            elif key in holders:
                 self._cache.copy_rows([holders[key]], slots, len(prefix))
             elif prefix:
-                missing.append((prefix, tuple(slots)))
+                missing.append(Prompt(prefix, slots=tuple(slots)))
         for pack in _packs(missing, self._model.pack_tokens):
             self._model.prefill(self._cache, pack)
             self._stats.prefilled_prompts += len(pack)
-            self._stats.prefilled_tokens += sum(len(prefix) for prefix, _ in pack)
+            self._stats.prefilled_tokens += sum(len(prompt.tokens) for prompt in pack)
+            self._stats.shared_prompts += sum(prompt.shared is not None for prompt in pack)
 
     def _close_gaps(self) -> None:
         """The last rows move into slots that nobody took, so that the live rows are the first n."""
@@ -298,7 +240,7 @@ class ContinuousBatch:
         if target:
             self._cache.copy_rows(source, target, int(table.lengths[source].max()))
             table.move(source, target)
-        del table.rows[live:], table.keys[live:]
+        table.cut(live)
         self._freed = []
 
     def _step(self) -> list[Completion]:
@@ -308,7 +250,7 @@ class ContinuousBatch:
         rows = np.arange(live)
         lengths, counts = table.lengths[:live], table.counts[:live]
         width = self._widen(int(lengths.max()) + 1)
-        logits = self._model.decode(self._cache, table.pending[:live], lengths, width)
+        logits = self._model.decode(self._cache, table.pending[:live], lengths, width, table.shared)
         numbers = torch.from_numpy(table.uniforms[rows, counts]).to(logits.device)
         kind = self._kind
         drawn, drawn_logprobs = sample_tokens(logits, kind.temperature, numbers, kind.top_k, kind.top_p)
@@ -345,17 +287,15 @@ class ContinuousBatch:
         )
 
 
-def _packs(
-    prompts: Sequence[tuple[Sequence[int], tuple[int, ...]]], most: int
-) -> Iterator[list[tuple[Sequence[int], tuple[int, ...]]]]:
+def _packs(prompts: Sequence[Prompt], most: int) -> Iterator[list[Prompt]]:
     """Prompts side by side, at most so many tokens; a longer one is alone."""
-    pack: list[tuple[Sequence[int], tuple[int, ...]]] = []
+    pack: list[Prompt] = []
     size = 0
     for prompt in prompts:
-        if pack and size + len(prompt[0]) > most:
+        if pack and size + len(prompt.tokens) > most:
             yield pack
             pack, size = [], 0
         pack.append(prompt)
-        size += len(prompt[0])
+        size += len(prompt.tokens)
     if pack:
         yield pack

@@ -17,6 +17,15 @@ from gruppo.types import Completion, GroupRequest, TensorStream
 class RolloutEngine(ABC):
     """Draws completions. `submit` queues, `completed` yields as they finish, `generate` is the plain call over both."""
 
+    separate: bool = False
+    """Whether it holds a copy of the weights, under the names and in the form of a saved model (LoRA merged in)."""
+
+    @property
+    def probe_prompts(self) -> Sequence[tuple[int, ...]]:
+        """Prompts to sample from after new weights, to compare log-probs with the trainer's. None where the engine
+        samples from the trainer's own weights."""
+        return ()
+
     @abstractmethod
     def submit(self, request: GroupRequest) -> None:
         """Queue a group; returns at once.

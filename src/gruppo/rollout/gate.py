@@ -1,7 +1,8 @@
 """Whether a model fits the slots: found by running it, since some architectures are wrong there without an error.
 
 A model fits where every layer asks the slots' attention once, with the window that its config names, and where two
-rows of different lengths get the logits of the model's own forward. The others decode in waves.
+rows of different lengths get the logits of the model's own forward, with prompts in their slots and kept once beside
+them. The others decode in waves.
 """
 
 from typing import Any
@@ -10,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gruppo.rollout.continuous import ROWS_STEP, SlotModel
-from gruppo.rollout.slots import SlotCache, round_up
+from gruppo.rollout.slot_model import Prompt, SlotModel
+from gruppo.rollout.slots import round_up
 
 TOLERANCE = 1e-4
 """Difference of logits in float32, times the largest logit where that is above 1."""
@@ -22,7 +23,7 @@ LENGTHS = (3, 6)
 
 
 def misfit(model: nn.Module) -> str | None:
-    """Why a model can't decode in slots, or None where it can. Costs three short forwards."""
+    """Why a model can't decode in slots, or None where it can. Costs a few short forwards."""
     try:
         return _layers_misfit(model) or _logits_misfit(model)
     except Exception as error:  # any architecture may come here, and fail in any way
@@ -59,23 +60,37 @@ def _logits_misfit(model: nn.Module) -> str | None:
     generator = np.random.default_rng(0)
     vocabulary = config.get_text_config().vocab_size
     sequences = [generator.integers(0, vocabulary, length + 2) for length in LENGTHS]
-    decoder, cache = SlotModel(model), SlotCache()
-    cache.reserve(ROWS_STEP, round_up(max(LENGTHS) + 2))
-    lengths = np.array(LENGTHS)
+    decoder = SlotModel(model)
+    own = _own_logits(model, sequences, decoder.device)
+    for shared in (False, True) if decoder.can_share else (False,):
+        found, seen = _decoded(decoder, sequences, shared)
+        if any(windows != _windows(model) for windows in seen):
+            return f"its layers attended {len(seen[0])} times with windows {sorted(set(map(str, seen[0])))}"
+        reason = _difference(found, own)
+        if reason is not None:
+            return reason
+    return None
+
+
+def _decoded(decoder: SlotModel, sequences: list[np.ndarray], shared: bool) -> tuple[Tensor, list[list[int | None]]]:
+    """[sequences, 2, V] logits of the last two tokens of each, and the windows of every call."""
+    cache = decoder.new_cache()
+    cache.reserve(decoder.rows_step, round_up(max(LENGTHS) + 2))
+    keys = [(0, tuple(ids[: length + 1].tolist())) if shared else None for ids, length in zip(sequences, LENGTHS)]
     prompts = [
-        (ids[:length].tolist(), (row,)) for row, (ids, length) in enumerate(zip(sequences, LENGTHS, strict=True))
+        Prompt(ids[:length].tolist(), () if shared else (row,), keys[row])
+        for row, (ids, length) in enumerate(zip(sequences, LENGTHS, strict=True))
     ]
     decoder.prefill(cache, prompts)
-    seen = [cache.windows_seen]
+    seen = [[form.window for form in cache.forms_seen]]
+    lengths = np.zeros(len(LENGTHS), dtype=np.int64) if shared else np.array(LENGTHS)
     found: list[Tensor] = []
     for step in range(2):
         tokens = np.array([ids[length + step] for ids, length in zip(sequences, LENGTHS, strict=True)])
-        found.append(decoder.decode(cache, tokens, lengths + step, round_up(int(lengths.max()) + step + 1)))
-        seen.append(cache.windows_seen)
-    if any(windows != _windows(model) for windows in seen):
-        return f"its layers attended {len(seen[0])} times with windows {sorted(set(map(str, seen[0])))}"
-    own = _own_logits(model, sequences, decoder.device)
-    return _difference(torch.stack(found, dim=1), own)
+        width = round_up(int(lengths.max()) + step + 1)
+        found.append(decoder.decode(cache, tokens, lengths + step, width, keys if shared else ()))
+        seen.append([form.window for form in cache.forms_seen])
+    return torch.stack(found, dim=1), seen
 
 
 @torch.inference_mode()

@@ -13,10 +13,12 @@ import torch
 from torch import nn
 
 from gruppo.errors import EngineError
-from gruppo.rollout.continuous import ContinuousBatch, DecodeStats, SlotModel
+from gruppo.rollout.continuous import ContinuousBatch, DecodeStats
 from gruppo.rollout.engine import RolloutEngine
 from gruppo.rollout.gate import misfit
+from gruppo.rollout.invariance import find_rows_step
 from gruppo.rollout.rows import Row
+from gruppo.rollout.slot_model import SlotModel
 from gruppo.rollout.waves import Wave
 from gruppo.types import Completion, GroupRequest, TensorStream, TextDecoder
 
@@ -31,7 +33,10 @@ class LocalEngine(RolloutEngine):
         context_length: positions that the model has; None: not limited.
         note: is told, once, why a model decodes in waves.
         plain: decode in waves whatever the model.
-        batch_invariant: compute each row so that, in slots, its numbers do not depend on the others in the batch.
+        batch_invariant: compute each row so that, in slots, its numbers do not depend on the others in the batch, where
+            this machine can.
+        separate: the model is a copy of the trainer's, whose weights come with adapters merged in, to be rounded to the
+            copy's precision.
     """
 
     def __init__(
@@ -44,7 +49,9 @@ class LocalEngine(RolloutEngine):
         note: Callable[[str], None] | None = None,
         plain: bool = False,
         batch_invariant: bool = True,
+        separate: bool = False,
     ) -> None:
+        self.separate = separate
         self._model = model
         self._decoder = decoder
         self._max_live = max_live
@@ -90,15 +97,25 @@ class LocalEngine(RolloutEngine):
             self._queue.clear()
 
     def _decide(self) -> None:
-        """Find out, the first time, whether the model fits the slots."""
+        """Find out, the first time, whether the model fits the slots, and at which numbers of rows."""
         if not self._undecided or not self._queue:
             return
         self._undecided = False
         reason = misfit(self._model)
-        if reason is None:
-            self._slots = SlotModel(self._model, self._batch_invariant)
-        elif self._note is not None:
-            self._note(f"sampling in waves, which is slower: the model does not fit continuous batching ({reason})")
+        if reason is not None:
+            self._say(f"sampling in waves, which is slower: the model does not fit continuous batching ({reason})")
+            return
+        step = find_rows_step(self._model) if self._batch_invariant else None
+        if self._batch_invariant and step is None:
+            self._say(
+                "batch_invariant: not kept on this machine, whose kernels give a row other last bits beside other "
+                "rows; what is drawn may depend, within rounding, on what is in the batch"
+            )
+        self._slots = SlotModel(self._model, step)
+
+    def _say(self, text: str) -> None:
+        if self._note is not None:
+            self._note(text)
 
     def _by_slots(self, model: SlotModel) -> Generator[Completion, None, None]:
         version = lambda: self._version  # noqa: E731  weights may be loaded meanwhile
@@ -112,7 +129,7 @@ class LocalEngine(RolloutEngine):
 
     def load_weights(self, tensors: TensorStream, version: int) -> None:
         """Copy weights into the model; tensors that already are the model's own are left as they are."""
-        own = dict(self._model.named_parameters())
+        own = dict(self._model.named_parameters(remove_duplicate=False))
         with torch.no_grad():
             for name, tensor in tensors:
                 if name not in own:

@@ -56,6 +56,11 @@ class PackedWeights:
         self._layers = [part for part in model.modules() if isinstance(part, nn.Linear) and _gains(part)]
         self._products: list[Product] = []
 
+    @property
+    def held(self) -> bool:
+        """Whether there are copies."""
+        return bool(self._products)
+
     def pack(self) -> None:
         """Copy the weights as they are now."""
         self.release()

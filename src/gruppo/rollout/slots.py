@@ -13,6 +13,9 @@ finds the cache by the keyword `slots`. Two ways to call:
 
 With grouped heads, the H / K queries of a key head stand side by side as the query positions of one product. The
 usual way copies keys and values for every query head and step, which costs several times the attention itself.
+
+A long prompt's keys and values are kept once for all rows of its group (`rollout.shared_prompts`), and the rows'
+slots hold what comes after it.
 """
 
 import contextlib
@@ -25,6 +28,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, Cache, PreTrainedConfig
 
+from gruppo.rollout.shared_prompts import BLOCK, PromptKey, SharedPrompts, attention_and_sums
+
 NAME = "gruppo_slots"
 STEP = 64
 """Positions are rounded up to a multiple of it."""
@@ -36,8 +41,10 @@ class Segment:
 
     start: int
     end: int
-    slots: tuple[int, ...]
+    slots: tuple[int, ...] = ()
     """The slots that get its keys and values."""
+    shared: PromptKey | None = None
+    """Or the name under which they are kept once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,11 @@ class Form:
     window: int | None = None
     softcap: float | None = None
     sinks: Tensor | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether a row may look at all its tokens, by nothing but scaled products."""
+        return self.window is None and self.softcap is None and self.sinks is None
 
 
 def round_up(positions: int) -> int:
@@ -61,9 +73,13 @@ def round_up(positions: int) -> int:
 
 
 class SlotCache(Cache):
-    """Static buffers by layer, and the call that is under way."""
+    """Static buffers by layer, and the call that is under way.
 
-    def __init__(self) -> None:
+    Args:
+        block: as in `SharedPrompts`.
+    """
+
+    def __init__(self, block: int = BLOCK) -> None:
         super().__init__(layers=[])
         self._buffers: dict[int, tuple[Tensor, Tensor]] = {}
         self.rows = 0
@@ -73,13 +89,20 @@ class SlotCache(Cache):
         self._width = 0
         self._biases: dict[int | None, Tensor] = {}
         self._places: dict[int, Tensor] = {}
-        self.windows_seen: list[int | None] = []
-        """The window of each attention call since the last `begin_`."""
+        self._layer = 0
+        self.prompts = SharedPrompts(block)
+        self.forms_seen: list[Form] = []
+        """That of each attention call since the last `begin_`."""
 
     @property
     def bytes(self) -> int:
-        """Bytes of all buffers."""
-        return sum(t.numel() * t.element_size() for pair in self._buffers.values() for t in pair)
+        """Bytes of all buffers, and of the prompts that are kept once."""
+        return sum(t.nbytes for pair in self._buffers.values() for t in pair) + self.prompts.bytes
+
+    @property
+    def alike(self) -> bool:
+        """Whether keys and values have the same size in every layer."""
+        return all(keys.shape == values.shape for keys, values in self._buffers.values())
 
     @torch.inference_mode()
     def reserve(self, rows: int, positions: int) -> None:
@@ -110,32 +133,39 @@ class SlotCache(Cache):
     def begin_prefill(self, segments: Sequence[Segment]) -> None:
         """The next call to the model is a packed prefill."""
         self._segments = segments
-        self.windows_seen = []
+        self.forms_seen = []
 
-    def begin_decode(self, lengths: Tensor, width: int) -> None:
+    def begin_decode(self, lengths: Tensor, width: int, prompts: Sequence[PromptKey | None] = ()) -> None:
         """The next call to the model gives one token to each of the first rows.
 
         Args:
-            lengths: [n], tokens that each row has already.
+            lengths: [n], tokens that each row has already in its slot.
             width: how many positions are looked at, more than the longest length.
+            prompts: of each row the prompt that is kept once, or None; may be left out where all are None.
         """
         self._segments = None
         self._lengths = lengths
         self._width = width
         self._biases = {}
         self._places = {}
-        self.windows_seen = []
+        self.forms_seen = []
+        self.prompts.begin(prompts, len(lengths))
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Write new keys and values; returns those to attend to."""
+        self._layer = layer_idx
         if layer_idx not in self._buffers:
             self._buffers[layer_idx] = (self._empty(key_states), self._empty(value_states))
         pair = self._buffers[layer_idx]
         if self._segments is not None:
             for segment in self._segments:
                 slots, length = list(segment.slots), segment.end - segment.start
+                if segment.shared is not None:
+                    within = slice(segment.start, segment.end)
+                    self.prompts.put(layer_idx, segment.shared, key_states[:, :, within], value_states[:, :, within])
+                    continue
                 for buffer, states in zip(pair, (key_states, value_states), strict=True):
                     buffer[slots, :, :length] = states[:, :, segment.start : segment.end]
             return key_states, value_states
@@ -167,12 +197,17 @@ class SlotCache(Cache):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, form: Form) -> Tensor:
         """Attention of the call under way: [rows, query positions, H, D]."""
-        self.windows_seen.append(form.window)
+        self.forms_seen.append(form)
         if self._segments is not None:
             return self._attend_prefill(query, key, value, form)
         rows, heads, _, size = query.shape
         grouped = query.reshape(rows, key.shape[1], -1, size)
-        out = attention(grouped, key, value, form, self._bias(form.window, query))
+        bias = self._bias(form.window, query)
+        if self.prompts.asked:
+            own = attention_and_sums(grouped, key, value, form.scaling, bias)
+            out = self.prompts.merged(self._layer, grouped, *own, form.scaling)
+        else:
+            out = attention(grouped, key, value, form, bias)
         return out.reshape(rows, 1, heads, value.shape[3])
 
     def _attend_prefill(self, query: Tensor, key: Tensor, value: Tensor, form: Form) -> Tensor:

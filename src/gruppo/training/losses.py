@@ -74,6 +74,9 @@ class UpdateStats:
     grad_norm: float | None = None
     """Before clipping; mean over the optimizer steps of the last pass."""
     sampler_logprob_difference_max: float | None = None
+    sampler_logprob_difference_mean: float | None = None
+    sampler_kl: float | None = None
+    """KL of the sampler from the trainer, by k3."""
     importance_weight_mean: float | None = None
     demonstrations_loss: float | None = None
 
@@ -110,6 +113,8 @@ class Sums:
             entropy=self.mean("entropy"),
             grad_norm=sum(grad_norms) / steps,
             sampler_logprob_difference_max=None if self.difference is None else float(self.difference),
+            sampler_logprob_difference_mean=self.mean("sampler_difference"),
+            sampler_kl=self.mean("sampler_kl"),
             importance_weight_mean=self.mean("importance_weight"),
             demonstrations_loss=sum(demonstrations) / len(demonstrations) if demonstrations else None,
         )
@@ -167,7 +172,9 @@ def _add_up(
     clipped = is_clipped(ratio, tokens.advantages, settings.clip)
     if settings.loss == "policy_gradient":
         clipped = torch.zeros_like(clipped)
-    difference = (tokens.old_logprobs - sampler).abs().max()
+    differences = (tokens.old_logprobs - sampler).abs()
+    difference = differences.max()
     sums.difference = difference if sums.difference is None else torch.maximum(sums.difference, difference)
+    sums.add(sampler_difference=differences, sampler_kl=kl_estimate(sampler, tokens.old_logprobs, "k3"))
     sums.tokens += len(ratio)
     sums.add(loss=loss, ratio=ratio, clipped=clipped, entropy=result.entropy)

@@ -277,6 +277,13 @@ def save_model(loaded: LoadedModel, folder: Path) -> None:
     aside.rename(folder)
 
 
+def save_outline(loaded: LoadedModel, folder: Path) -> None:
+    """Write config and tokenizer without weights: all that an engine needs to which weights are handed later."""
+    base = loaded.model.get_base_model() if isinstance(loaded.model, PeftModel) else loaded.model
+    base.config.save_pretrained(folder)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+    loaded.tokenizer.save_pretrained(folder)
+
+
 def _save_merged(model: PeftModel, folder: Path) -> None:
     """Save base weights with the adapters added, and take the adapters out again."""
     model.merge_adapter()

@@ -198,11 +198,29 @@ def _per_row(values: Sequence[float], like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device=like.device)[:, None].expand(like.shape)
 
 
-def default_token_budget(vocabulary: int, device: torch.device) -> int:
-    """Tokens of a micro-batch so that its logits stay below half a gibibyte in float32; at most 2,048 on a CPU.
+MEMORY_SHARE = 0.5
+"""Of the free memory, for the activations of a micro-batch."""
 
-    A CPU's matrix products gain nothing from more rows, and its caches lose: 26.5M parameters took as long with 2,048
-    as with 8,192 and half the memory, the demo's model less time (benchmarks/update.py).
+
+def default_token_budget(
+    vocabulary: int, device: torch.device, free_bytes: int | None = None, token_bytes: int = 1
+) -> int:
+    """Tokens of a micro-batch: what fits into half of the free memory, and no more than makes it quicker.
+
+    That is 16,384 on a GPU. On a CPU it is 2,048, or as many as have half a gibibyte of logits in float32: its matrix
+    products gain nothing from more rows, and its caches lose. 26.5M parameters took as long with 2,048 as with 8,192
+    and half the memory, the demo's model less time (benchmarks/update.py).
+
+    Args:
+        vocabulary: V.
+        device: where the model is.
+        free_bytes: memory beside weights and optimizer; None: not known, and a GPU is bounded as a CPU is by V.
+        token_bytes: what a token keeps for the backward pass.
     """
-    most = 2_048 if device.type == "cpu" else 16_384
-    return max(256, min(most, 2**27 // vocabulary))
+    on_cpu = device.type == "cpu"
+    most = 2_048 if on_cpu else 16_384
+    if on_cpu or free_bytes is None:
+        most = min(most, 2**27 // vocabulary)
+    if free_bytes is not None:
+        most = min(most, int(MEMORY_SHARE * free_bytes / token_bytes))
+    return max(256, most)

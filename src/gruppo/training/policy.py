@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from gruppo.training.export import exported_weights
 from gruppo.training.logprobs import TokenLogprobs
 from gruppo.training.losses import LossSettings, Sums, UpdateStats, part_loss
 from gruppo.training.optimizers import OptimizerSet
@@ -35,7 +36,15 @@ class Policy(Protocol):
         ...
 
     def named_weights(self) -> TensorStream:
-        """The weights by name, for an engine."""
+        """The weights by name, for an engine that samples from this very model."""
+        ...
+
+    def exported_weights(self) -> TensorStream:
+        """The weights as a saved model has them, for an engine with a copy of its own."""
+        ...
+
+    def logprobs(self, rows: Sequence[Row], temperature: float) -> list[Tensor]:
+        """The policy's log-probs of each row's loss tokens, in the rows' order."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -203,6 +212,10 @@ class LocalPolicy:
     def named_weights(self) -> TensorStream:
         """Trainable and frozen parameters by name."""
         yield from self.model.named_parameters()
+
+    def exported_weights(self) -> TensorStream:
+        """Every weight under its plain name, adapters merged in, a tied one under both names."""
+        return exported_weights(self.model)
 
     def state_dict(self) -> dict[str, Any]:
         """Weights in float32, optimizer, reference, version."""

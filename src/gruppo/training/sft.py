@@ -121,7 +121,7 @@ class SFTTrainer:
     def run(self) -> None:
         """Make all steps that are left."""
         normaliser = self.normaliser
-        with self.controls.stopping_on_signals():
+        with self.controls.stopping_on_signals(), self.recorder.writer:
             while not self.controls.done:
                 start, step = time.perf_counter(), self.controls.step
                 rows = [self.rows[index] for index in self.stream.take()]

@@ -28,7 +28,7 @@ from gruppo.training.losses import LossSettings, UpdateStats
 from gruppo.training.packing import Batch, build_batch
 from gruppo.training.policy import Policy
 from gruppo.training.sft import Demonstrations
-from gruppo.training.weight_sync import publish
+from gruppo.training.weight_sync import LIMITS, ParityRule, Published, publish
 from gruppo.types import Group
 
 
@@ -41,6 +41,8 @@ class BatchSettings:
     truncated: str = "score"
     max_sampling_factor: float = 1.0
     reference_decay: float = 0.0
+    parity_limit: float = LIMITS["float32"]
+    """How far an engine's log-probs may be from the trainer's, nats."""
 
 
 @dataclass
@@ -67,23 +69,28 @@ class Trainer:
     def run(self) -> None:
         """Make all steps that are left. SIGINT and SIGTERM end it after the step in hand, with a checkpoint.
 
+        Rollouts and checkpoints are written in the background; all of it is on the disk when this returns or raises.
+
         Raises:
-            GruppoError: a reward broke its contract, or the gradient stayed not finite.
+            GruppoError: a reward broke its contract, the gradient stayed not finite, or the disk refuses.
         """
-        publish(self.policy, self.collector.engine)
-        with self.controls.stopping_on_signals():
+        self._publish(self._loss_of(self.curriculum.at(self.controls.step)))
+        with self.controls.stopping_on_signals(), self.recorder.writer:
             while not self.controls.done:
                 clock = _Clock()
                 numbers = self.curriculum.at(self.controls.step)
                 loss = self._loss_of(numbers)
                 collected = self._collect(numbers)
                 clock.began_update()
+                self.collector.engine.sleep()
                 advantages, penalties = self._advantages(collected.groups, loss)
                 update = self.policy.update(self._batch(collected.groups, advantages), loss, numbers.lr_factor)
-                version = publish(self.policy, self.collector.engine)
+                published = self._publish(loss)
                 self.controls.advance(poisoned=update.skipped_optimizer_steps > 0 and not update.stepped)
                 kl = update.kl_to_reference if penalties is None else float(penalties.mean())
-                self._record(collected, advantages, replace(update, kl_to_reference=kl), numbers, loss, version, clock)
+                self._record(
+                    collected, advantages, replace(update, kl_to_reference=kl), numbers, loss, published, clock
+                )
                 self._follow_up(collected.all_groups, kl)
                 with self._nothing_lost():
                     self.controls.give_up_if_poisoned()
@@ -98,6 +105,11 @@ class Trainer:
             clip=replace(self.loss.clip, low=numbers.epsilon, high=numbers.epsilon_high),
             beta=numbers.beta * self.controls.beta_factor,
         )
+
+    def _publish(self, loss: LossSettings) -> Published:
+        """The weights to the engine; before a step uses them, it is known that the engine computes with them."""
+        rule = ParityRule(loss.temperature, self.settings.parity_limit, loss.sampler_correction != "none")
+        return publish(self.policy, self.collector.engine, rule)
 
     def _collect(self, numbers: StepNumbers) -> Collected:
         """Sample and score the step's groups; the sampling is the step's."""
@@ -154,7 +166,7 @@ class Trainer:
         update: UpdateStats,
         numbers: StepNumbers,
         loss: LossSettings,
-        version: int,
+        published: Published,
         clock: "_Clock",
     ) -> None:
         """Metrics, rollouts and findings of a step."""
@@ -173,7 +185,8 @@ class Trainer:
                 "sampled_groups": collected.sampled_groups,
                 "generated_tokens": collected.generated_tokens,
                 **self.stream.report(),
-                "policy_version": version,
+                "policy_version": published.version,
+                "parity_difference_max": published.difference,
                 "epoch": self.stream.epoch,
                 "seconds_rollout": collected.seconds_rollout,
                 "seconds_reward": collected.seconds_reward,

@@ -1,0 +1,101 @@
+"""At how many rows a decode step gives each row the same bits whatever stands beside it: found by trying.
+
+What `rollout.slots` and `rollout.slot_model` do for it (a multiple of ROWS_STEP rows, widths from `round_up`, prompts
+one by one) was found on x86 processors with AVX-512. Other processors and libraries go other ways at other numbers of
+rows, so the first use of an engine decodes the same rows in several companies and compares: many together, in reverse,
+a few, each alone; beside longer ones; with packed weights and without.
+
+Legend: R rows of the trial, V vocabulary.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gruppo.rollout.sampling import sample_tokens
+from gruppo.rollout.shared_prompts import PromptKey
+from gruppo.rollout.slot_model import Prompt, SlotModel, round_rows
+from gruppo.rollout.slots import round_up
+
+STEPS = (4, 8, 16, 32)
+"""Numbers of rows that are tried, the smallest first."""
+ROWS = 33
+LENGTHS = (1, 5, 17, 40, 63, 64, 100, 150)
+"""Tokens that the rows have already, in turn."""
+WIDEST = 640
+"""Positions looked at where the row is thought to stand beside a much longer one."""
+
+
+def find_rows_step(model: nn.Module) -> int | None:
+    """The smallest of STEPS at which rows do not depend on each other; None where none of them is enough.
+
+    Args:
+        model: known to fit the slots (`rollout.gate`).
+    """
+    return next((step for step in STEPS if _holds(SlotModel(model, step), model)), None)
+
+
+def _holds(decoder: SlotModel, model: nn.Module) -> bool:
+    trial = _Trial(decoder, model)
+    try:
+        if not trial.equal():
+            return False
+        decoder.packed.pack()
+        return not decoder.packed.held or trial.equal()
+    finally:
+        decoder.packed.release()
+
+
+class _Trial:
+    """R rows that share their beginning, so that one prefill serves them all."""
+
+    def __init__(self, decoder: SlotModel, model: nn.Module) -> None:
+        config: Any = model.config
+        config = config.get_text_config()
+        context = getattr(config, "max_position_embeddings", None) or WIDEST
+        most = min(max(LENGTHS), (context - 1) // 2)
+        generator = np.random.default_rng(0)
+        self._decoder = decoder
+        self._lengths = np.array([min(LENGTHS[row % len(LENGTHS)], most) for row in range(ROWS)])
+        self._tokens = generator.integers(0, config.vocab_size, ROWS)
+        self._uniforms = torch.from_numpy(generator.random(ROWS, dtype=np.float32)).to(decoder.device)
+        self._widest = min(WIDEST, round_up(context))
+        self._source = round_rows(ROWS, decoder.rows_step)
+        self._cache = decoder.new_cache()
+        self._cache.reserve(self._source + 1, self._widest)
+        beginning = generator.integers(0, config.vocab_size, most).tolist()
+        decoder.prefill(self._cache, [Prompt(beginning, slots=(self._source,))])
+        self._prompts: list[PromptKey | None] = [None]
+        if decoder.can_share:
+            self._prompts.append((0, (*beginning, 0)))
+            decoder.prefill(self._cache, [Prompt(beginning, shared=self._prompts[-1])])
+
+    def equal(self) -> bool:
+        """Whether every row has the same bits in every company, with nothing before its slot and with a prompt."""
+        for prompt in self._prompts:
+            whole = self._bits(range(ROWS), self._widest, prompt)
+            for rows, width in self._companies():
+                if not torch.equal(self._bits(rows, width, prompt), whole[list(rows)]):
+                    return False
+        return True
+
+    def _companies(self) -> Iterator[tuple[Sequence[int], int]]:
+        """Rows that are decoded together, and the positions looked at."""
+        narrow = round_up(int(self._lengths.max()) + 1)
+        yield range(ROWS)[::-1], narrow
+        yield range(2, ROWS, 3), min(round_up(narrow + 1), self._widest)
+        yield (3, 0, 6), narrow
+        for row in (0, 4, 7):
+            yield (row,), round_up(int(self._lengths[row]) + 1)
+
+    def _bits(self, rows: Sequence[int], width: int, prompt: PromptKey | None) -> Tensor:
+        """[rows, V + 2] the bits of each row's logits, of the token drawn and of its log-prob."""
+        places = list(rows)
+        self._cache.copy_rows([self._source], range(len(places)), int(self._lengths.max()))
+        prompts = [prompt] * len(places)
+        logits = self._decoder.decode(self._cache, self._tokens[places], self._lengths[places], width, prompts).float()
+        tokens, logprobs = sample_tokens(logits, 1.0, self._uniforms[places])
+        return torch.cat([logits, tokens[:, None].float(), logprobs[:, None]], dim=1).view(torch.int32)

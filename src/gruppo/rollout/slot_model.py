@@ -1,0 +1,129 @@
+"""A model called with a cache of slots: prompts are prefilled, then rows decoded a token at a time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gruppo.rollout.packed_weights import PackedWeights
+from gruppo.rollout.shared_prompts import BLOCK, SHARED_ROWS, SHARED_TOKENS, PromptKey
+from gruppo.rollout.slots import Segment, SlotCache, attention_configs, slot_attention_in
+from gruppo.types import GroupRequest
+
+PREFILL_TOKENS = 4096
+"""Tokens of prompts that are prefilled side by side; a longer prompt goes alone."""
+
+ROWS_STEP = 4
+"""A decode step has a multiple of it as rows, some of them idle. Products of fewer rows than 4 go other ways, and the
+last few numbers of an array are computed otherwise than those in full vectors: either changes a row's last bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is to be prefilled, and where its keys and values go: to slots, or to one place under a name."""
+
+    tokens: Sequence[int]
+    slots: tuple[int, ...] = ()
+    shared: PromptKey | None = None
+
+
+class SlotModel:
+    """A model called with a cache of slots.
+
+    Args:
+        model: the model, known to fit (`rollout.gate`).
+        rows_step: prompts are prefilled one by one, and a decode step has a multiple of so many rows, so that a row's
+            numbers do not depend on the others (`rollout.invariance`); None: prompts go in packs, and no row is idle.
+    """
+
+    def __init__(self, model: nn.Module, rows_step: int | None = ROWS_STEP) -> None:
+        self._model = model
+        self.rows_step = rows_step or 1
+        self.pack_tokens = PREFILL_TOKENS if rows_step is None else 0
+        self._configs = attention_configs(model)
+        self.packed = PackedWeights(model)
+        self.device = next(model.parameters()).device
+        self.can_share = self._attends_plainly()
+        """Whether prompts may be kept once."""
+
+    def new_cache(self) -> SlotCache:
+        """A cache for this model."""
+        return SlotCache(1 if self.pack_tokens else BLOCK)
+
+    def shares(self, request: GroupRequest) -> bool:
+        """Whether the prompt of a request is kept once for all its rows; a matter of the request alone."""
+        long = len(request.prompt_ids) > SHARED_TOKENS
+        return self.can_share and long and request.group_size >= SHARED_ROWS
+
+    def _attends_plainly(self) -> bool:
+        """Whether every layer does, found by one call."""
+        cache = self.new_cache()
+        cache.reserve(1, 2)
+        self.prefill(cache, [Prompt((0, 0), slots=(0,))])
+        return all(form.plain for form in cache.forms_seen) and cache.alike
+
+    def prefill(self, cache: SlotCache, prompts: Sequence[Prompt]) -> None:
+        """Put the keys and values of each prompt to its place, all prompts in one row."""
+        segments: list[Segment] = []
+        start = 0
+        for prompt in prompts:
+            segments.append(Segment(start, start + len(prompt.tokens), prompt.slots, prompt.shared))
+            start += len(prompt.tokens)
+        ids = np.concatenate([np.asarray(prompt.tokens, dtype=np.int64) for prompt in prompts])
+        positions = np.concatenate([np.arange(len(prompt.tokens)) for prompt in prompts])
+        cache.begin_prefill(segments)
+        self._call(cache, self._tensor(ids)[None], self._tensor(positions)[None])
+
+    def decode(
+        self,
+        cache: SlotCache,
+        tokens: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        width: int,
+        prompts: Sequence[PromptKey | None] = (),
+    ) -> Tensor:
+        """Logits [n, V] after one more token of each row.
+
+        Args:
+            cache: with the rows in its first slots.
+            tokens: [n], the one more.
+            lengths: [n], tokens in the row's slot, without it.
+            width: positions of the slots that are looked at.
+            prompts: of each row the prompt that is kept once, if it is.
+        """
+        rows = len(tokens)
+        before = np.array([len(key[1]) - 1 if key else 0 for key in prompts] or [0] * rows)
+        idle = -rows % self.rows_step
+        if idle:
+            tokens, lengths, before = (np.pad(column, (0, idle)) for column in (tokens, lengths, before))
+        cache.begin_decode(self._tensor(lengths), width, prompts)
+        return self._call(cache, self._tensor(tokens)[:, None], self._tensor(lengths + before)[:, None])[:rows, -1]
+
+    @torch.inference_mode()
+    def _call(self, cache: SlotCache, input_ids: Tensor, positions: Tensor) -> Tensor:
+        inputs: dict[str, Any] = {
+            "input_ids": input_ids,
+            "position_ids": positions,
+            "past_key_values": cache,
+            "use_cache": True,
+            "logits_to_keep": 1,
+            "slots": cache,
+        }
+        with slot_attention_in(self._configs):
+            self.packed.enter()
+            try:
+                return self._model(**inputs).logits
+            finally:
+                self.packed.leave()
+
+    def _tensor(self, array: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+
+def round_rows(rows: int, step: int) -> int:
+    """Slots for so many rows and the idle ones beside them."""
+    return -(-rows // step) * step
