@@ -51,6 +51,8 @@ def check(parsed: Namespace) -> int:
     found = look(given.values, given.source)
     if parsed.fix is not None:
         target = Path(parsed.fix) if parsed.fix else Path(parsed.config or "gruppo.yaml").with_suffix(".fixed.yaml")
+        if target == _path(parsed.config):
+            raise ConfigError(f"--fix: {target} is the config itself; name another file for the cures")
         fixed = write_fixed(given.values, found, target)
         say(fix_text(fixed))
         if fixed is not None:

@@ -34,7 +34,7 @@ _MANY_CUT_OFF = 0.25
 _SOME_CUT_OFF = 0.05
 _SIGMAS = 3.0
 """By how many standard errors a change has to be better."""
-EDGES = (0.0, 0.25, 0.5, 0.75, 1.0)
+_EDGES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def signal_figures(subject: Subject, outputs: Outputs, temperatures: Mapping[flo
         ten = bootstrap_interval([pass_at_k(outputs.samples, c, 10) for c in outputs.passes])
     else:
         ten = fit_rates(outputs.passes, [outputs.samples] * len(outputs.groups)).pass_at(10)
-    inside = [int(((rates > low) & (rates <= high) & (rates < 1)).sum()) for low, high in pairwise(EDGES)]
+    inside = [int(((rates > low) & (rates <= high) & (rates < 1)).sum()) for low, high in pairwise(_EDGES)]
     return SignalFigures(
         group_size=size,
         share=fit.predicted(size, FIRST_STEPS * config.prompts_per_step),
