@@ -46,6 +46,7 @@ results: setup
 	$(BIN)/python benchmarks/results.py $(if $(WORDS),--words $(WORDS)) $(if $(GSM8K),--gsm8k $(GSM8K)) $(ARGS)
 	$(BIN)/python benchmarks/variants.py
 	$(BIN)/python benchmarks/curriculum.py
+	$(BIN)/python benchmarks/check_interval.py
 	$(if $(KK),$(BIN)/python benchmarks/knights.py --data $(KK))
 	$(if $(KK),$(BIN)/python benchmarks/logic.py --data $(KK))
 	$(if $(REWARDS),$(BIN)/python benchmarks/rewards.py --data $(REWARDS))

@@ -120,7 +120,7 @@ def main() -> None:
         "lora-rank": arguments.lora_rank,
         "threads": arguments.threads,
     }
-    command = [sys.executable, "-m", "gruppo", "train"]
+    command = [sys.executable, "-m", "gruppo", "train", "--no-check"]
     command += [part for name, value in flags.items() for part in (f"--{name}", str(value))]
     start = time.perf_counter()
     subprocess.run(command, check=True)

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-COMMANDS = ("", "demo", "train", "init", "sft", "eval", "show", "config", "plan")
+COMMANDS = ("", "demo", "check", "train", "init", "sft", "eval", "show", "config", "plan")
 
 
 def seconds(command: list[str]) -> float:

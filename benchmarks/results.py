@@ -126,6 +126,7 @@ def render() -> None:
         ("curriculum", "A curriculum of rising length against none, arithmetic", curriculum_table),
         ("knights", "Knights and knaves: 3 people first against 3 and 4 mixed", knights_table),
         ("logic", "Knights and knaves: the numbers of the preset `logic`, one at a time", logic_table),
+        ("check_interval", "The check's interval against the first ten steps", check_interval_table),
         ("first_run", "0.5B parameters on GSM8K: the shape of a first run", first_table),
     ):
         path = STORE / f"{name}.json"
@@ -275,6 +276,32 @@ def _spread(values: Iterable[float], sign: str = "") -> str:
     values = list(values)
     spread = f" +- {stdev(values):.3f}" if len(values) > 1 else ""
     return f"{mean(values):{sign}.3f}{spread}"
+
+
+def check_interval_table(rows: list[dict]) -> str:
+    """The share of groups with a signal, as the check said and as the run showed."""
+    lines = [
+        "| seed | kinds of question | group size | temperature | pass@1 | predicted | seen | inside |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = [
+            str(row["seed"]),
+            ", ".join(map(str, row["levels"])),
+            str(row["group_size"]),
+            f"{row['temperature']:g}",
+            f"{row['pass_at_1']:.3f}",
+            f"{row['predicted']:.3f} [{row['low']:.2f}, {row['high']:.2f}]",
+            f"{row['seen']:.3f}",
+            "yes" if row["inside"] else "**no**",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    note = (
+        f"{sum(row['inside'] for row in rows)} of {len(rows)} runs lie inside. Predicted: share of groups with a "
+        "signal in the first ten steps of 32 problems, with its 95 % interval, from at most 64 problems; seen: that "
+        "of the run at a rate of 1e-12."
+    )
+    return "\n".join([*lines, "", note])
 
 
 def first_table(rows: list[dict]) -> str:

@@ -55,7 +55,7 @@ def test_a_file_with_all_stages(bench: Bench) -> None:
         "sft: {data: problems.jsonl, steps: 1, batch_size: 4}\n"
         "eval: {data: problems.jsonl, samples: 2, max_problems: 3}\n",
     )
-    outcome = bench.gruppo("train", "run.yaml", "--group-size", "2")
+    outcome = bench.gruppo("train", "run.yaml", "--group-size", "2", "--no-check")
     assert outcome.code == 0
     for note in ("max_steps is steps", "num_generations is group_size", "max_new_tokens is max_completion_length"):
         assert f"note: {note} here" in outcome.err
@@ -75,7 +75,7 @@ def test_a_file_with_all_stages(bench: Bench) -> None:
     shown = bench.gruppo("show", "run")
     assert shown.code == 0
     assert "Evaluation on 3 held-out problems, 2 samples each" in shown.out
-    again = bench.gruppo("train", "run.yaml", "--group-size", "2")
+    again = bench.gruppo("train", "run.yaml", "--group-size", "2", "--no-check")
     assert (again.code, again.out) == (0, outcome.out)
 
 
@@ -154,7 +154,7 @@ def test_config_explain(bench: Bench) -> None:
 def test_help_names_the_commands(bench: Bench) -> None:
     outcome = bench.gruppo()
     assert outcome.code == 0
-    for name in ("demo", "train", "init", "sft", "eval", "show", "config", "reward", "serve-reward"):
+    for name in ("demo", "check", "train", "init", "sft", "eval", "show", "config", "reward", "serve-reward"):
         assert f"\n  {name} " in outcome.out
 
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "gruppo"
 FILES = sorted(SOURCE.rglob("*.py"))
 HEAVY = {"torch", "transformers", "datasets", "peft", "accelerate", "math_verify", "sympy", "pyarrow"}
-COMMANDS = ["demo", "train", "init", "sft", "eval", "show", "config", "plan", "reward", "serve-reward"]
+COMMANDS = ["demo", "check", "train", "init", "sft", "eval", "show", "config", "plan", "reward", "serve-reward"]
 
 PUBLIC = [
     "ChatRenderer",

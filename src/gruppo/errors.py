@@ -8,10 +8,11 @@ GruppoError
 ├── SandboxError     no isolation to be had for programs written by a model, or its processes don't live
 ├── RunFolderError   the output folder: in use, read-only, or another config's
 ├── EngineError      the engine that samples
+├── CannotLearnError the check before a run says that it cannot learn
 └── TrainingError    the numbers of a run went wrong: not finite, nothing to learn from
 
-The command line prints the message alone and exits with 2. Anything that is not a GruppoError is a bug of ours and
-keeps its traceback.
+The command line prints the message alone and exits with 2 (CannotLearnError: with 3). Anything that is not a
+GruppoError is a bug of ours and keeps its traceback.
 """
 
 
@@ -45,6 +46,10 @@ class RunFolderError(GruppoError):
 
 class EngineError(GruppoError):
     """The engine can't sample."""
+
+
+class CannotLearnError(GruppoError):
+    """The check before a run says that it cannot learn as it is."""
 
 
 class TrainingError(GruppoError):

@@ -3,14 +3,18 @@
 import json
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gruppo.cli.flags import overrides, say
-from gruppo.cli.main import MODEL_FIELDS, NOT_FINE, SCORING_FIELDS, stage_options
-from gruppo.config.load import ALIASES, check, load_config, read_file, read_given, resolve_aliases
+from gruppo.cli.main import CANNOT_LEARN, MODEL_FIELDS, NOT_FINE, SCORING_FIELDS, stage_options
+from gruppo.config.load import ALIASES, load_config, read_file, read_given, resolve_aliases
+from gruppo.config.load import check as checked
 from gruppo.config.reference import Option, options
 from gruppo.config.schema import Config, EvalConfig, SFTConfig
 from gruppo.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from gruppo.preflight.check import Check
 
 
 def demo(parsed: Namespace) -> int:
@@ -25,22 +29,57 @@ def demo(parsed: Namespace) -> int:
     return 0
 
 
+def check(parsed: Namespace) -> int:
+    """Check a config before it is run: 0 ready, 1 will learn slowly, 3 cannot learn."""
+    if not 1 <= parsed.problems <= 64:
+        raise ConfigError(f"--problems: got {parsed.problems}, wanted 1 to 64")
+    if not parsed.seconds > 0:
+        raise ConfigError(f"--seconds: got {parsed.seconds:g}, wanted more than 0")
+    given = read_given(_path(parsed.config), overrides(parsed, options()))
+    _tell(given.notes)
+    from gruppo.cli.check_text import as_text, fix_text
+    from gruppo.launch.check import check_config, write_fixed
+
+    def look(values: dict[str, Any], source: str) -> "Check":
+        found = check_config(
+            checked(Config, values, source), seconds=parsed.seconds, problems=parsed.problems, tell=_show_step
+        )
+        if parsed.json != "-":
+            print(as_text(found))
+        return found
+
+    found = look(given.values, given.source)
+    if parsed.fix is not None:
+        target = Path(parsed.fix) if parsed.fix else Path(parsed.config or "gruppo.yaml").with_suffix(".fixed.yaml")
+        if target == _path(parsed.config):
+            raise ConfigError(f"--fix: {target} is the config itself; name another file for the cures")
+        fixed = write_fixed(given.values, found, target)
+        say(fix_text(fixed))
+        if fixed is not None:
+            found = look(fixed.values, str(fixed.path))
+    if parsed.json == "-":
+        print(json.dumps(found.to_json()))
+    elif parsed.json is not None:
+        _save(Path(parsed.json), found.to_json(), "--json")
+    return {"ready": 0, "will learn slowly": NOT_FINE, "cannot learn": CANNOT_LEARN}[found.verdict]
+
+
 def train(parsed: Namespace) -> int:
     """Run the stages of a config."""
     from gruppo.config.sentence import is_sentence
 
     given = overrides(parsed, options())
-    stages = ("sft", "grpo", "eval")
+    stages, look = ("sft", "grpo", "eval"), not parsed.no_check
     if parsed.config is not None and is_sentence(parsed.config):
         from gruppo.cli.sentence import confirmed
 
         planned = confirmed(parsed.config, given, parsed.yes)
-        return NOT_FINE if planned is None else _run(planned, stages)
+        return NOT_FINE if planned is None else _run(planned, stages, check=look, anyway=parsed.anyway)
     if parsed.yes:
         raise ConfigError("--yes: there is no sentence to say yes to; a file or flags start at once")
     config, notes = load_config(_path(parsed.config), given)
     _tell(notes)
-    return _run(config, stages)
+    return _run(config, stages, check=look, anyway=parsed.anyway)
 
 
 def sft(parsed: Namespace) -> int:
@@ -150,7 +189,7 @@ def reward(parsed: Namespace) -> int:
         raise ConfigError(f"--problems: got {parsed.problems}, wanted at least 1")
     given = read_given(_path(parsed.config), overrides(parsed, options()))
     _tell(given.notes)
-    config = check(Config, {"model": "none", **given.values}, given.source)
+    config = checked(Config, {"model": "none", **given.values}, given.source)
     from gruppo.cli.reward_text import as_text
     from gruppo.launch.reward_test import try_config
 
@@ -190,10 +229,10 @@ def serve_reward(parsed: Namespace) -> int:
 # ---- parts of the above
 
 
-def _run(config: Config, stages: tuple[str, ...]) -> int:
+def _run(config: Config, stages: tuple[str, ...], *, check: bool = False, anyway: bool = False) -> int:
     from gruppo.launch.pipeline import run
 
-    result = run(config, stages=stages)
+    result = run(config, stages=stages, check=check, anyway=anyway)
     if not result.finished:
         return 130
     if result.before is not None and result.after is not None and result.difference is not None:
@@ -233,6 +272,11 @@ def _path(given: str | None) -> Path | None:
 def _tell(notes: list[str]) -> None:
     for note in notes:
         say(f"note: {note}")
+
+
+def _show_step(text: str) -> None:
+    """What a command is at, for a person who waits."""
+    say(f"{text} ...")
 
 
 def _save(path: Path, data: dict[str, Any], flag: str = "--save") -> None:

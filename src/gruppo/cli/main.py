@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from gruppo.cli.flags import Parser, add_options, say, spell
 from gruppo.config.reference import Option, options
 from gruppo.config.schema import EvalConfig, SFTConfig
-from gruppo.errors import ConfigError, GruppoError, nearest
+from gruppo.errors import CannotLearnError, ConfigError, GruppoError, nearest
 from gruppo.version import __version__
 
 NOT_FINE = 1
 USER_ERROR = 2
+CANNOT_LEARN = 3
 INTERRUPTED = 130
 
 MODEL_FIELDS = (
@@ -52,13 +53,13 @@ SCORING_FIELDS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 1 a check found something to mend, 2 wrong input (one message), 130
-    interrupted."""
+    """Run a command; returns the exit code: 0 done, 1 a check found something to mend, 2 wrong input (one message), 3 a
+    check says that the run cannot learn, 130 interrupted."""
     try:
         return _run(sys.argv[1:] if arguments is None else arguments)
     except GruppoError as error:
         say(f"error: {error}")
-        return USER_ERROR
+        return CANNOT_LEARN if isinstance(error, CannotLearnError) else USER_ERROR
     except KeyboardInterrupt:
         say("interrupted; what was saved is kept, and the same command goes on from there")
         return INTERRUPTED
@@ -129,7 +130,8 @@ def train_parser() -> Parser:
         prog="gruppo train",
         usage='gruppo train [CONFIG.yaml | "SENTENCE" [--yes]] [--flag value ...]',
         description="Run the stages of a config (SFT, GRPO, evaluation). The same command on the same folder goes on "
-        "where it stopped. A flag overrides the file, or the sentence in plain English, whose plan is shown first.",
+        "where it stopped. A flag overrides the file, or the sentence in plain English, whose plan is shown first. "
+        "Before its first step a run is checked (gruppo check), and ends with exit code 3 where it cannot learn.",
     )
     parser.add_argument(
         "config", nargs="?", metavar="CONFIG.yaml", help="the config, or a sentence in quotes; flags alone do as well"
@@ -138,10 +140,43 @@ def train_parser() -> Parser:
         "--yes", action="store_true", help="start a sentence's plan unasked, where nothing in it is assumed or open"
     )
     parser.stray = "A sentence stands in quotes. "
+    parser.add_argument("--no-check", action="store_true", help="start without the check")
+    parser.add_argument("--anyway", action="store_true", help="go on whatever the check says")
     every = list(options())
     add_options(parser, [option for option in every if "." not in option.name], "GRPO")
     for stage, title in (("sft.", "the SFT stage (needs --sft.data)"), ("eval.", "evaluation (needs --eval.data)")):
         add_options(parser, [option for option in every if option.name.startswith(stage)], title)
+    return parser
+
+
+def check_parser() -> Parser:
+    """`gruppo check`."""
+    parser = Parser(
+        prog="gruppo check",
+        usage="gruppo check [CONFIG.yaml] [--fix [FILE]] [--json FILE] [--seconds N] [--problems N] [--flag value ...]",
+        description="Can this run learn? Loads what it will load, samples from the starting model, tries rewards, "
+        "engine and an update, and says: ready (exit code 0), will learn slowly (1) or cannot learn (3), each reason "
+        "with its cure. Nothing is changed.",
+    )
+    parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="the config; flags alone do as well")
+    parser.add_argument(
+        "--fix",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="write a config with the cures in it (CONFIG.fixed.yaml), and check that",
+    )
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        help="also write what was found to a file, which gruppo plan --measured reads; -: print it as one JSON object "
+        "instead",
+    )
+    parser.add_argument("--seconds", type=float, default=120.0, metavar="N", help="time budget [default 120]")
+    parser.add_argument(
+        "--problems", type=int, default=64, metavar="N", help="problems to sample from, at most 64 [default 64]"
+    )
+    add_options(parser, options(), "over the file's, as for gruppo train")
     return parser
 
 
@@ -312,6 +347,7 @@ def serve_reward_parser() -> Parser:
 
 COMMANDS = {
     "demo": ("watch a small model learn arithmetic, in minutes, without a download", demo_parser),
+    "check": ("can this run learn? before it is started, with the cure where it can't", check_parser),
     "train": ("run a config: SFT, GRPO, evaluation, report", train_parser),
     "init": ("write a first config: task, model, data, hardware", init_parser),
     "sft": ("supervised fine-tuning on demonstrations", sft_parser),

@@ -83,6 +83,8 @@ class ColumnMapping:
     warnings: tuple[str, ...]
     form: RowForm | None = None
     """What the rows' form adds, less what templates of the user's say."""
+    unused: tuple[tuple[str, str], ...] = ()
+    """Columns of text that the question might need and does not have, each with a `prompt` template that has it."""
 
     def describe(self) -> list[str]:
         """One line per role."""
@@ -140,8 +142,9 @@ def find_columns(
         *(demonstrated.columns if demonstrated else ()),
     }
     whole = fields.prompt is not None or (form is not None and form.whole)
-    warnings = () if whole else _unused_text(table, prompt, used)
-    return ColumnMapping(prompt, answer, tests, demonstrated, tuple(names), warnings, form)
+    unused = {} if whole else _unused_text(table, prompt, used)
+    warnings = tuple(_unused_warning(table, name, both) for name, both in unused.items())
+    return ColumnMapping(prompt, answer, tests, demonstrated, tuple(names), warnings, form, tuple(unused.items()))
 
 
 def _role(source: str, role: str, template: str | None, known: Sequence[str], names: list[str]) -> Template | None:
@@ -235,21 +238,24 @@ def chat_messages(value: Any) -> list[dict[str, Any]] | None:
     return [dict(item) for item in value] if whole else None
 
 
-def _unused_text(table: Table, prompt: Template, used: set[str]) -> tuple[str, ...]:
-    """A warning for each column of text that the question might need and does not have."""
-    warnings: list[str] = []
+def _unused_text(table: Table, prompt: Template, used: set[str]) -> dict[str, str]:
+    """Each column of text that the question might need and does not have, with a template that has both."""
+    unused: dict[str, str] = {}
     sole = prompt.sole_column
     conversation = sole is not None and chat_messages(table.rows[0].columns.get(sole)) is not None
     for name in table.column_names:
         reference = _REFERENCE_NAME.search(name.casefold()) is not None
         if name in used or reference or not _is_prose(table.rows[:_SAMPLED_ROWS], name):
             continue
-        example = next(value for row in table.rows if isinstance(value := row.columns.get(name), str) and value.strip())
-        shown = " ".join(example.split())
-        shown = shown if len(shown) <= 48 else shown[:45] + "..."
-        both = f"{{{name}}}" if conversation else f"{{{name}}} {prompt.text}"
-        warnings.append(f"unused text column '{name}' ('{shown}'); if the question needs it: prompt: '{both}'")
-    return tuple(warnings)
+        unused[name] = f"{{{name}}}" if conversation else f"{{{name}}} {prompt.text}"
+    return unused
+
+
+def _unused_warning(table: Table, name: str, both: str) -> str:
+    example = next(value for row in table.rows if isinstance(value := row.columns.get(name), str) and value.strip())
+    shown = " ".join(example.split())
+    shown = shown if len(shown) <= 48 else shown[:45] + "..."
+    return f"unused text column '{name}' ('{shown}'); if the question needs it: prompt: '{both}'"
 
 
 def _is_prose(rows: Sequence[Row], name: str) -> bool:

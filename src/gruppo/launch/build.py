@@ -151,7 +151,7 @@ class Workbench:
         return Memory(self.config, self.loaded, self.device, self.folder, self.observer.note)
 
     @property
-    def _packing(self) -> str:
+    def packing(self) -> str:
         """How completions stand in a pass."""
         return "padded" if self.config.plain else "trees"
 
@@ -265,9 +265,9 @@ class Workbench:
             optimizers,
             self.token_budget,
             reference=self.config.wants_reference,
-            packing=self._packing,
+            packing=self.packing,
         )
-        if self._packing == "trees" and policy.why_padded:
+        if self.packing == "trees" and policy.why_padded:
             self.observer.note(f"padded rows in place of group trees, since {policy.why_padded}; slower, same update")
         return policy
 
@@ -305,7 +305,7 @@ class Workbench:
             controls=controls,
             learning_rate=sft.learning_rate,
             lr_factor=partial(lr_factor, steps=steps, fields=sft),
-            passes=passes_of(model, self.token_budget, self._packing)[0],
+            passes=passes_of(model, self.token_budget, self.packing)[0],
             checkpoints=checkpoints,
         )
 

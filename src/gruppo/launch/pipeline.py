@@ -21,6 +21,7 @@ from gruppo.evaluation.evaluate import Evaluation, Label, compare
 from gruppo.evaluation.explain import learnt
 from gruppo.evaluation.statistics import Estimate
 from gruppo.launch.build import RewardFunction, Workbench, check_packages, is_model_folder
+from gruppo.launch.gate import CheckGate
 from gruppo.launch.rewards import sandboxes, with_default_rewards
 from gruppo.monitor.progress import SilentProgress, make_progress
 from gruppo.monitor.report import write_report
@@ -64,6 +65,8 @@ def run(
     observer: ProgressObserver | None = None,
     stages: Collection[str] = ALL_STAGES,
     label: Label | None = None,
+    check: bool = False,
+    anyway: bool = False,
 ) -> RunResult:
     """Run the stages that the config has, going on where an earlier call with the same config stopped.
 
@@ -73,13 +76,19 @@ def run(
         observer: who is told of progress; None: a display on a terminal, plain lines elsewhere.
         stages: which of sft, grpo and eval to run.
         label: a property of completions that evaluations count beside passing.
+        check: look first whether it can learn, as `gruppo train` does: before SFT what can be told without the model
+            that it makes, before GRPO everything. Not done again for a stage that has steps.
+        anyway: go on whatever the check says.
 
     Raises:
+        CannotLearnError: the check says that the run cannot learn.
         GruppoError: anything that the user can mend, from every room.
     """
     if observer is None:
         with make_progress() as progress:
-            return run(config, rewards=rewards, observer=progress, stages=stages, label=label)
+            return run(
+                config, rewards=rewards, observer=progress, stages=stages, label=label, check=check, anyway=anyway
+            )
     functions = _named(rewards)
     config = _with_functions(config, functions)
     check_packages(config)
@@ -88,7 +97,8 @@ def run(
         RunFolder.open(config.output_dir, config.model_dump(mode="json")) as folder,
         WorkerPool(log=folder.path / "rewards.log") as pool,
     ):
-        result = _Pipeline(config, functions, observer, folder, stages, label, pool).run()
+        gate = CheckGate(folder, observer, anyway=anyway) if check else None
+        result = _Pipeline(config, functions, observer, folder, stages, label, pool, gate).run()
     write_report(result.folder)  # after the lock is given back, or the page would say that the run goes on
     return result
 
@@ -137,7 +147,9 @@ class _Pipeline:
         stages: Collection[str],
         label: Label | None,
         pool: WorkerPool,
+        gate: CheckGate | None,
     ) -> None:
+        self._gate = gate
         self._config = config
         self._functions = functions
         self._observer = observer
@@ -207,6 +219,8 @@ class _Pipeline:
         if "grpo" in self._stages:
             bench.look_ahead()
         folder = self._folder.sub("sft")
+        if self._gate is not None and "grpo" in self._stages and not folder.read_metrics():
+            self._gate.pass_through(bench, before_sft=True)
         trainer = bench.sft_trainer(folder, sft, bench.demonstrations(sft))
         self._tell_model(bench)
         self._observer.start("sft", trainer.controls.steps, trainer.controls.step)
@@ -233,6 +247,8 @@ class _Pipeline:
         if overlap is not None:
             self._observer.note(f"warning: {overlap}")
         self._tell_model(bench)
+        if self._gate is not None and not self._folder.read_metrics():
+            self._gate.pass_through(bench, before_sft=False)
         if config.eval is not None and config.eval.before:
             self._evaluate(bench, held_out, "before")
         trainer = bench.trainer(self._folder, problems)

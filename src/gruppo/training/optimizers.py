@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from gruppo.config.schema import OptimizerFields
 from gruppo.training.quantization import import_bitsandbytes
@@ -27,6 +28,7 @@ class MasterWeights:
     def __init__(self, model: nn.Module) -> None:
         self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
         self.named: list[tuple[str, nn.Parameter]] = []
+        self._hooks: list[RemovableHandle] = []
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue
@@ -34,7 +36,7 @@ class MasterWeights:
                 self.named.append((name, parameter))
                 continue
             master = nn.Parameter(parameter.detach().float())
-            parameter.register_post_accumulate_grad_hook(self._collector(master))
+            self._hooks.append(parameter.register_post_accumulate_grad_hook(self._collector(master)))
             self._pairs.append((parameter, master))
             self.named.append((name, master))
 
@@ -46,6 +48,11 @@ class MasterWeights:
             parameter.grad = None
 
         return collect
+
+    def release(self) -> None:
+        """Leave the model's gradients to others; the copies are of no use afterwards."""
+        for hook in self._hooks:
+            hook.remove()
 
     @torch.no_grad()
     def publish(self) -> None:
