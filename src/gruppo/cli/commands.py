@@ -162,7 +162,7 @@ def plan(parsed: Namespace) -> int:
         return 0
     given = read_given(_path(parsed.config), overrides(parsed, options()))
     _tell(given.notes)
-    config = check(Config, {"data": "none", **given.values}, given.source)
+    config = checked(Config, {"data": "none", **given.values}, given.source)
     request = Request(
         gpu=parsed.gpu,
         gpus=_above_zero(parsed, "gpus", int),

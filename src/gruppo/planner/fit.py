@@ -16,7 +16,7 @@ from gruppo.config.schema import Config
 from gruppo.errors import ConfigError, nearest
 from gruppo.planner.devices import GB
 from gruppo.planner.forecast import Forecast, Request, corrections_of, forecast_in, gigabytes, settle
-from gruppo.planner.memory import token_budget
+from gruppo.planner.memory import MOST_LIVE, token_budget
 from gruppo.planner.seconds import Corrections
 from gruppo.planner.workload import workload_of
 
@@ -183,7 +183,7 @@ def _kinds(config: Config, vocabulary: int, on_cpu: bool) -> Iterator[Sequence[C
         yield [
             Change({"gradient_checkpointing": True}, 2, "activations are recomputed: about a third more update time")
         ]
-    live = min(config.max_live_completions, config.completions_per_step)
+    live = min(config.max_live_completions or MOST_LIVE, config.completions_per_step)
     if live >= 16:
         yield [Change({"max_live_completions": live // 4}, 1.5, "fewer completions decoded at a time: slower sampling")]
     yield from _arithmetic(config, on_cpu)

@@ -43,6 +43,8 @@ PACK_FROM = 16
 KEPT = "kept by malloc"
 RETURNED = 32 * 2**20
 """Bytes from which glibc gives a block back."""
+MOST_LIVE = 256
+"""Completions decoded at a time where the config leaves it open and memory is not short."""
 SAMPLING_CHUNK = 2**22
 """Logits that the sampler works on at a time (`gruppo.rollout.sampling`)."""
 PACKED_FROM = 2**16
@@ -172,8 +174,8 @@ def _sampling(config: Config, shape: ModelShape, work: Workload, device: Device)
 
 
 def live_rows(config: Config, work: Workload) -> int:
-    """Slots of the cache: a multiple of 4."""
-    return -(-min(config.max_live_completions, work.completions) // 4) * 4
+    """Slots of the cache: a multiple of 4. Where the memory is short a run finds fewer by itself; not foreseen here."""
+    return -(-min(config.max_live_completions or MOST_LIVE, work.completions) // 4) * 4
 
 
 def round_up(positions: int) -> int:
@@ -201,7 +203,7 @@ def _update(config: Config, shape: ModelShape, work: Workload, device: Device) -
     """The moment with the most."""
     size = SIZES[config.precision]
     trained = trainable_parameters(config, shape) / device.count
-    padded = config.packing == "padded"
+    padded = config.plain
     budget = token_budget(config, shape.vocabulary, device.is_cpu)
     if padded:
         tokens = min(budget // work.longest or 1, work.completions) * work.longest

@@ -178,7 +178,7 @@ def update_seconds(config: Config, shape: ModelShape, work: Workload, device: De
 
 
 def _read(config: Config, work: Workload) -> float:
-    return work.padded_tokens() if config.packing == "padded" else work.tree_tokens()
+    return work.padded_tokens() if config.plain else work.tree_tokens()
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,7 @@ def backward_in_pieces(
         loss.backward()
         gradient[part] = 0.0 if piece.grad is None else piece.grad
         total += loss.detach()
+        del loss  # it holds the piece's probabilities, which the next piece would stand beside
     if hidden.requires_grad:
         hidden.backward(gradient)
     return total
