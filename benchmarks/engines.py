@@ -140,7 +140,7 @@ def work(form: str, shape: Shape, precision: str, folder: Path) -> None:
         words = {"local": {}, "colocated": {"engine": "vllm"}, "server": {"engine": "vllm", "vllm_url": "launch"}}[form]
         config = gruppo.Config(model=str(folder), data="none", precision=precision, **words)  # pyright: ignore
         renderer = ChatRenderer(loaded.tokenizer)
-        side = Engine(build_engine(config, loaded, device, renderer, print, folder.parent / form))
+        side = Engine(build_engine(config, loaded, device, renderer, 256, print, folder.parent / form))
     say({"start": time.perf_counter() - start})
     version = 0
     for line in sys.stdin:

@@ -20,7 +20,7 @@ import torch
 from contestants import Job
 from duel import compared
 from shapes import SHAPES, Shape, qwen2
-from speed import TRL_BEST
+from speed import TRL_PLAIN
 from speed_page import keep
 
 LOAD = {"prompts": 16, "group_size": 16, "prompt_length": 256, "new_tokens": 512}
@@ -60,7 +60,7 @@ def measured(title: str, shape: Shape, device: str, pairs: int, names: Sequence[
     with tempfile.TemporaryDirectory() as folder:
         shape.save(Path(folder))
         while True:
-            job = Job(asdict(shape), "bfloat16", device=device, trl={**TRL_BEST["bfloat16"], "parts": parts})
+            job = Job(asdict(shape), "bfloat16", device=device, trl={**TRL_PLAIN, "parts": parts})
             try:
                 return compared(title, job, Path(folder), pairs, names)
             except RuntimeError as error:

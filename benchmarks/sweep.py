@@ -20,7 +20,7 @@ from typing import Any
 from contestants import Job, Step, pin
 from duel import in_turns
 from shapes import SHAPES, Shape
-from speed import TRL_BEST
+from speed import trl_best
 from speed_page import keep, render
 
 BASE = replace(SHAPES["g"], prompts=4, group_size=8, prompt_length=256, new_tokens=128)
@@ -35,7 +35,7 @@ LONG = replace(BASE, prompts=2, group_size=16, prompt_length=2048, new_tokens=64
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "trees, slots": ("gruppo", {}),
     "padded, waves": ("gruppo", {"plain": True}),
-    "TRL": ("trl", {"trl": TRL_BEST["float32"]}),
+    "TRL": ("trl", {"trl": trl_best("b", "float32")}),
 }
 
 

@@ -56,7 +56,7 @@ class Side:
         self.renderer = ChatRenderer(self.loaded.tokenizer)
         self.notes: list[str] = []
         self.engine: RolloutEngine = build_engine(
-            self.config, self.loaded, torch.device("cpu"), self.renderer, self.notes.append, folder
+            self.config, self.loaded, torch.device("cpu"), self.renderer, 256, self.notes.append, folder
         )
         self.policy = LocalPolicy(self.loaded.model, adamw(self.loaded.model, self.config, 1e-3), 4096)
 
