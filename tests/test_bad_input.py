@@ -48,8 +48,8 @@ def test_the_same_fields_as_flags(bench: Bench) -> None:
         ),
         (
             ["tran", "run.yaml"],
-            "there is no command 'tran', only demo, train, init, sft, eval, show, config, reward, serve-reward. "
-            "Did you mean 'train'?",
+            "there is no command 'tran', only demo, check, train, init, sft, eval, show, config, plan, reward, "
+            "serve-reward. Did you mean 'train'?",
         ),
         (
             ["--vresion"],

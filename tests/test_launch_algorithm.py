@@ -155,7 +155,7 @@ def test_a_span_is_left_early_when_its_problems_are_solved(tiny_model: Path, gra
 def test_poison_three_steps_in_a_row_ends_the_run_with_its_last_good_weights(
     tiny_model: Path, problems_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    plain, calls = policy_module.micro_batch_loss, 0
+    plain, calls = policy_module.part_loss, 0
 
     def poisoned(*arguments: Any) -> Tensor:
         nonlocal calls
@@ -163,7 +163,7 @@ def test_poison_three_steps_in_a_row_ends_the_run_with_its_last_good_weights(
         return plain(*arguments) * (float("nan") if calls > 2 else 1.0)
 
     settings = config(tiny_model, problems_file, tmp_path / "run", steps=8, checkpoint_every=2)
-    monkeypatch.setattr(policy_module, "micro_batch_loss", poisoned)
+    monkeypatch.setattr(policy_module, "part_loss", poisoned)
     with pytest.raises(TrainingError, match="step 5: loss or gradient was not finite 3 times in a row"):
         train(settings)
     folder = RunFolder(tmp_path / "run")
@@ -171,7 +171,7 @@ def test_poison_three_steps_in_a_row_ends_the_run_with_its_last_good_weights(
     kept = [tmp_path / f"run/checkpoints/step-{step:06d}/policy.pt" for step in (4, 5)]
     good, last = (torch.load(path)["optimizers"]["weights"] for path in kept)
     assert all(torch.equal(good[name], last[name]) for name in good)
-    monkeypatch.setattr(policy_module, "micro_batch_loss", plain)
+    monkeypatch.setattr(policy_module, "part_loss", plain)
     assert len(train(settings).metrics) == 8
 
 
