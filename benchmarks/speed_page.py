@@ -88,8 +88,8 @@ def _steps(rows: Sequence[Row]) -> str:
         [
             "## A GRPO step against TRL\n",
             f"{titles}\n\nTokens a second are generated tokens over the whole step: rollout, reward, update. gruppo "
-            "and TRL 1.16 (its quickest settings on a CPU, transformers' generation) in turns, one process each; "
-            "medians, and the median of the ratios by pair. `benchmarks/speed.py` says what each does.\n",
+            "and TRL 1.16 (the quickest settings found for it on a CPU, transformers' generation) in turns, one "
+            "process each; medians, and the median of the ratios by pair. `benchmarks/speed.py` says what each does.\n",
             table(
                 [
                     *first,
