@@ -251,6 +251,20 @@ def test_answers_that_lack_something(tmp_path: Path, part: str) -> None:
             engine.generate(groups(1))
 
 
+@pytest.mark.parametrize(
+    ("wish", "told"),
+    [
+        ("Out of range float values are not JSON compliant: nan", "problem p0: vLLM's logits are not finite"),
+        ("n must be 1", "refuses /v1/completions (status 400): n must be 1"),
+    ],
+)
+def test_a_request_that_is_refused_says_why(tmp_path: Path, wish: str, told: str) -> None:
+    with engine_of(tmp_path, refuses=wish) as engine:
+        engine.load_weights(iter(WEIGHTS.items()), 1)
+        with pytest.raises(EngineError, match=re.escape(told)):
+            engine.generate(groups(1))
+
+
 def test_requests_that_can_not_be_served(tmp_path: Path) -> None:
     assert STATE["context_length"] == 128
     with engine_of(tmp_path) as engine:
