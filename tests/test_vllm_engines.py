@@ -83,10 +83,10 @@ def side(request: pytest.FixtureRequest, llama: Path, tmp_path_factory: pytest.T
             patch.setenv(VARIABLE, str(folder / "sabotage"))
             patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         found = Side(llama, folder, request.param)
-        try:
-            yield found
-        finally:
-            found.engine.close()
+    try:
+        yield found
+    finally:
+        found.engine.close()
 
 
 def test_log_probs_after_each_of_twenty_updates(side: Side) -> None:
