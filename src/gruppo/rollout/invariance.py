@@ -8,6 +8,8 @@ a few, each alone; beside longer ones; with packed weights and without.
 Legend: R rows of the trial, V vocabulary.
 """
 
+import contextlib
+import ctypes
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -35,7 +37,17 @@ def find_rows_step(model: nn.Module) -> int | None:
     Args:
         model: known to fit the slots (`rollout.gate`).
     """
-    return next((step for step in STEPS if _holds(SlotModel(model, step), model)), None)
+    try:
+        return next((step for step in STEPS if _holds(SlotModel(model, step), model)), None)
+    finally:
+        _give_back()
+
+
+def _give_back() -> None:
+    """What the trial has freed goes back to the system. glibc keeps blocks under 32 MB: after the trial of a model of
+    494M parameters in float32 that was 1.5 GB for the rest of the run. Other libraries have no such call."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _holds(decoder: SlotModel, model: nn.Module) -> bool:
