@@ -129,7 +129,8 @@ def too_large(config: Config, device: str, available: int | None) -> Reason | No
     for length in (short, full):
         need = needed(config, device, available, length)
         if need is not None and need.beyond(available):
-            ways = tuple(memory_cures(config, device, available, length))
+            ways = tuple(memory_cures(config, device, available, full))
+            ways = ways or tuple(memory_cures(config, device, available, length))
             return _does_not_fit(need, available, None if length == short else full, ways)
     return None
 
@@ -189,7 +190,7 @@ def _ways(config: Config, device: str, completion: int) -> Iterator[tuple[str, d
         yield "Train adapters in place of all weights:", {**pieces, **lora}
     if lora and half:
         yield "Train adapters, and compute in bfloat16:", {**pieces, **lora, **half}
-    if lora or half or again:
+    if sum(map(bool, (lora, half, again))) > 1:
         yield "All of these together:", {**again, **lora, **half}
     if device == "cuda" and config.quantize == "none" and config.engine == "local" and not config.rollouts_differ:
         yield "Train adapters over a base in 4 bits:", {**again, **lora, **half, "quantize": "4bit"}
