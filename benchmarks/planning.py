@@ -1,7 +1,7 @@
 """The forecast of `gruppo plan` against what a run takes: memory, and seconds of a step after a short trial.
 
     python benchmarks/planning.py                 # every shape, one after another, each in a process of its own
-    python benchmarks/planning.py base-full-fp32  # one of them
+    python benchmarks/planning.py 12M-V32k-G64     # one of them
     python benchmarks/planning.py --markdown       # the tables of docs/planning.md, from results/planning.json
 
 A shape's process loads a model of random weights, makes a trial on one prompt as the check before a run would, then
@@ -24,6 +24,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from results import origin
 
 RESULTS = Path(__file__).with_name("results") / "planning.json"
 LIMIT = 1200
@@ -320,14 +322,14 @@ def main() -> None:
     if arguments[:1] == ["--run"]:
         child(arguments[1], Path(arguments[2]), Path(arguments[3]))
         return
-    found = (
-        {name: Taken(**taken) for name, taken in json.loads(RESULTS.read_text()).items()} if RESULTS.exists() else {}
-    )
+    rows = {row["shape"]: row for row in json.loads(RESULTS.read_text())["rows"]} if RESULTS.exists() else {}
+    where = origin(" ".join(["python benchmarks/planning.py", *arguments]))
     for name in [] if arguments == ["--markdown"] else arguments or LOADS:
-        found[name] = take(name)
-        RESULTS.write_text(json.dumps({name: asdict(taken) for name, taken in found.items()}, indent=1))
-        print(name, json.dumps(asdict(found[name])), flush=True)
-    print(as_markdown(found))
+        load = round(os.getloadavg()[0], 1)
+        rows[name] = {"shape": name, **where, "load": load, "taken": asdict(take(name))}
+        RESULTS.write_text(json.dumps({"rows": list(rows.values())}, indent=1) + "\n")
+        print(name, json.dumps(rows[name]["taken"]), flush=True)
+    print(as_markdown({name: Taken(**row["taken"]) for name, row in rows.items()}))
 
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from gruppo.config.load import check
 from gruppo.config.model_shape import ModelShape, shape_of
 from gruppo.config.schema import Config
-from gruppo.planner import memory
+from gruppo.planner import memory, rollouts
 from gruppo.planner.activations import saved_bytes
 from gruppo.planner.devices import cpu, named_device
 from gruppo.planner.models import adapter_parameters
 from gruppo.planner.workload import Workload, largest_micro_batch
-from gruppo.rollout import continuous, packed_weights, sampling, slots
+from gruppo.rollout import continuous, packed_weights, sampling, shared_prompts, slots
 from gruppo.rollout.local import LocalEngine
+from gruppo.rollout.vllm.settings import CPU_GIB, GPU_SHARE
 from gruppo.training import head
 from gruppo.training.head import Head
 from gruppo.training.models import LoadedModel, add_lora
@@ -98,10 +99,13 @@ def test_a_layer_of_qwen2_by_hand() -> None:
 def test_the_constants_are_those_of_the_code() -> None:
     assert memory.FEWEST == head.FEWEST
     assert memory.PIECE[True] == head.LOGITS["cpu"]
-    assert memory.SAMPLING_CHUNK == sampling.CHUNK
-    assert memory.PACKED_FROM == packed_weights.SMALLEST
-    assert memory.PACK_FROM == continuous.PACK_FROM
-    assert [memory.round_up(n) for n in range(1, 1000)] == [slots.round_up(n) for n in range(1, 1000)]
+    assert rollouts.SAMPLING_CHUNK == sampling.CHUNK
+    assert rollouts.PACKED_FROM == packed_weights.SMALLEST
+    assert rollouts.PACK_FROM == continuous.PACK_FROM
+    assert rollouts.SHARED_TOKENS == shared_prompts.SHARED_TOKENS
+    assert rollouts.SHARED_ROWS == shared_prompts.SHARED_ROWS
+    assert (rollouts.VLLM_SHARE, rollouts.VLLM_CPU_GIB) == (GPU_SHARE, CPU_GIB)
+    assert [rollouts.round_up(n) for n in range(1, 1000)] == [slots.round_up(n) for n in range(1, 1000)]
     for vocabulary in (500, 16_384, 151_936, 1_000_000):
         for device in (CPU, torch.device("cuda")):
             wanted = default_token_budget(vocabulary, device)
@@ -134,6 +138,74 @@ def test_the_cache_is_as_large_as_the_engines() -> None:
     made = memory.forecast_memory(config(prompts_per_step=3, group_size=5), shape, work, cpu(1))
     one_layer = engine.stats.peak_cache_bytes / shape.layers
     assert made.sampling["KV cache"] == engine.stats.peak_cache_bytes + one_layer == 16 * 128 * 2 * 2 * 8 * 4 * 3
+
+
+def test_a_long_prompt_is_in_the_cache_once_a_group() -> None:
+    model = tiny(context=256)
+    engine = LocalEngine(model, Letters())
+    wanted = SamplingParams(max_completion_length=100, stop_token_ids=(VOCABULARY,))
+    for number, prompt in enumerate(prompts_of([80, 80, 80])):
+        engine.submit(request(prompt, wanted, id=number, group_size=5))
+    assert len(list(engine.completed())) == 15
+    work, shape = Workload(3, 5, 80, 100, 100), sizes(model)
+    made = memory.forecast_memory(config(prompts_per_step=3, group_size=5), shape, work, cpu(1))
+    assert engine.stats.peak_cache_bytes == (16 * 128 + 3 * 79) * 256
+    assert made.sampling["KV cache"] == (16 * 128 + 3 * 79) * 256 * 3 / 2
+    plain = memory.forecast_memory(config(plain=True), shape, work, cpu(1))
+    assert plain.sampling["KV cache"] == 16 * 192 * 256 * 3 / 2
+
+
+@pytest.mark.parametrize(("before", "completion"), [(0, 64), (0, 65), (0, 128), (0, 300), (9, 200), (70, 130)])
+def test_a_row_is_as_wide_as_the_cache_has_grown(before: int, completion: int) -> None:
+    model = tiny(context=512)
+    engine = LocalEngine(model, Letters())
+    wanted = SamplingParams(max_completion_length=completion, stop_token_ids=(VOCABULARY,))
+    engine.submit(request(prompts_of([before + 1])[0], wanted, group_size=2))
+    assert len(list(engine.completed())) == 2
+    assert engine.stats.peak_cache_bytes == 4 * 256 * rollouts.slot_width(before, completion)
+
+
+def test_rollouts_in_another_precision_are_drawn_from_a_copy() -> None:
+    shape, work = sizes(tiny()), Workload(1, 4, 8, 20, 20)
+    same, other = (
+        memory.forecast_memory(config(rollout_precision=precision), shape, work, cpu(1))
+        for precision in ("float32", "bfloat16")
+    )
+    assert (same.update["rollout copy"], other.update["rollout copy"]) == (0, 17_600 * 2)
+    assert other.sampling["rollout copy"] == 17_600 * 2
+    assert (same.sampling["KV cache"], other.sampling["KV cache"]) == (4 * 64 * 256 * 3 / 2, 4 * 64 * 128 * 3 / 2)
+
+
+def test_vllm_on_a_cpu_holds_the_weights_again_and_its_own_cache() -> None:
+    shape, work = sizes(tiny()), Workload(1, 4, 8, 20, 20)
+
+    def vllm_parts(**values: object) -> dict[str, float]:
+        made = memory.forecast_memory(config(engine="vllm", **values), shape, work, cpu(1))
+        assert "KV cache" not in made.sampling
+        assert {name: made.sampling[name] for name in made.sampling if "vLLM" in name} == {
+            name: made.update[name] for name in made.update if "vLLM" in name
+        }
+        return {name: value for name, value in made.update.items() if "vLLM" in name and value}
+
+    own = {"vLLM's weights": 17_600 * 4, "vLLM's KV cache": 2**30}
+    assert vllm_parts() == own
+    assert vllm_parts(engine_memory=3) == own | {"vLLM's KV cache": 3 * 2**30}
+    assert vllm_parts(rollout_precision="bfloat16") == own | {"vLLM's weights": 17_600 * 2}
+    assert vllm_parts(vllm_url="launch") == own | {"weights on their way to vLLM": 2 * 17_600 * 4}
+    assert vllm_parts(vllm_url="http://there:8000") == {}
+
+
+def test_vllm_on_a_gpu_takes_its_share_and_sleeps_only_in_the_trainers_process() -> None:
+    shape, work = sizes(tiny()), Workload(1, 4, 8, 20, 20)
+    device = named_device("h100")[0]
+    share = {"vLLM's weights": 70_400, "vLLM's KV cache": 0.25 * 80 * 2**30 - 70_400}
+    for url, while_updating in ((None, {}), ("launch", share)):
+        settings = config(engine="vllm", engine_memory=0.25, vllm_url=url)
+        made = memory.forecast_memory(settings, shape, work, device)
+        assert {name: made.sampling[name] for name in share} == share
+        assert {name: value for name, value in made.update.items() if "vLLM" in name} == while_updating
+    unset = memory.forecast_memory(config(engine="vllm"), shape, work, device)
+    assert unset.sampling["vLLM's KV cache"] == 0.4 * 80 * 2**30 - 70_400
 
 
 @pytest.mark.parametrize("rank", [1, 8])

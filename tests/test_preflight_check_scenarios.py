@@ -4,6 +4,7 @@ healthy twin without an alarm.
 Each takes some seconds, and they are many: those marked slow are left out of the quick tier.
 """
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -320,17 +321,61 @@ def test_text_that_the_question_does_not_need_is_a_note(world: World) -> None:
 
 
 def test_memory_that_will_not_fit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """177,472 parameters: 4 bytes of weight, 4 of gradient, 8 of moments each; 2 MB hold an adapter's base alone."""
+    """177,472 parameters: 4 bytes of weight, 4 of gradient, 8 of moments each are 2.84 MB; the rest of the 8.88 MB are
+    activations and logits of 256 tokens."""
     config = world.config(rows_of(2))
-    monkeypatch.setattr(launch_check, "free_bytes", lambda device: 2_000_000)
+    monkeypatch.setattr(launch_check, "free_bytes", lambda device: 6_500_000)
     found = look(config)
     (reason,) = found.reasons
     assert (found.verdict, reason.kind) == ("cannot learn", "memory")
-    assert "alone need 0.00284 GB, and there are 0.002 GB" in reason.what
+    assert reason.what == "the run does not fit into memory: it needs 8.88 MB at least, and there are 6.5 MB"
+    parts = "activations 3.79 MB, optimizer 1.42 MB, logits 1.32 MB, on its way 0.929 MB"
+    assert reason.evidence[0] == f"the largest parts: {parts}"
     changes = reason.cures[0].changes
-    assert changes["lora_rank"] == 16
+    assert changes == {"gradient_checkpointing": True, "precision": "bfloat16", "lora_rank": 16, "learning_rate": 0.005}
     assert cured(config, changes).verdict == "ready"
-    assert too_large(config, 3_000_000) is None
+    assert too_large(config, "cpu", 7_200_000) is None
+    assert too_large(config, "cpu", 2_839_551).level == "stop"  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def test_micro_batches_that_will_not_fit_once_completions_are_long(world: World) -> None:
+    config = world.config(rows_of(2), max_completion_length=200, micro_batch_tokens=65_536)
+    reason = too_large(config, "cpu", 200_000_000)
+    assert reason is not None
+    assert reason.level == "slow"
+    assert reason.what.startswith("the run does not fit into memory once a completion has 200 tokens: it needs 997 MB")
+    assert reason.evidence[0].startswith("the largest parts: activations 798 MB")
+    assert reason.cures[0].changes == {"micro_batch_tokens": 256}
+    assert reason.cures[0].lines == ["micro_batch_tokens: 256"]
+    assert too_large(varied_config(config, reason.cures[0].changes), "cpu", 200_000_000) is None
+    assert too_large(varied_config(config, {"micro_batch_tokens": None}), "cpu", 200_000_000) is None
+
+
+def test_a_cache_that_will_not_fit(world: World) -> None:
+    """256 rows of 4,096 tokens and more, each 2 x 2 layers x 64 numbers of 4 bytes."""
+    long: dict[str, Any] = {"max_completion_length": 4_000, "group_size": 64, "prompts_per_step": 4}
+    config = world.config(rows_of(2), **long, max_live_completions=256)
+    reason = too_large(config, "cpu", 500_000_000)
+    assert reason is not None
+    assert reason.level == "slow"
+    assert reason.evidence[0].startswith("the largest parts: KV cache")
+    assert reason.cures[0].changes == {"max_live_completions": 4}
+    assert too_large(varied_config(config, reason.cures[0].changes), "cpu", 500_000_000) is None
+    assert too_large(world.config(rows_of(2), **long), "cpu", 500_000_000) is None
+
+
+def test_logits_that_will_not_fit(tmp_path: Path) -> None:
+    """242 tokens (two groups) x a million x 12 bytes, of a model of 24M parameters."""
+    sizes = {"model_type": "llama", "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**sizes, "vocab_size": 1_000_000, "intermediate_size": 48, "tie_word_embeddings": True}
+    (tmp_path / "config.json").write_text(json.dumps(text))
+    config = Config(model=str(tmp_path), data=("none.jsonl",))
+    reason = too_large(config, "cpu", 2_000_000_000)
+    assert reason is not None
+    assert reason.level == "stop"
+    assert reason.evidence[0].startswith("the largest parts: logits 2.9 GB")
+    assert too_large(config, "cpu", 3_000_000_000) is None
+    assert too_large(config, "cpu", None) is None
 
 
 def test_an_update_that_runs_out_of_memory(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,9 +64,10 @@ def check_config(config: Config, *, seconds: float = SECONDS, problems: int = PR
     for line, _ in sandboxes(config):
         tell(line)
     budget = Budget(seconds, problems)
-    refused = too_large(config, free_bytes(choose_device(config.device)))
-    if refused is not None:
-        return Check((refused,), budget.spent)
+    device = choose_device(config.device)
+    doubt = too_large(config, device.type, free_bytes(device))
+    if doubt is not None and doubt.level == "stop":
+        return Check((doubt,), budget.spent)
     baseline = resident_bytes()
     trained = Path(config.output_dir) / "sft" / "model"
     after_sft = config.sft is not None and is_model_folder(trained)
@@ -77,7 +78,8 @@ def check_config(config: Config, *, seconds: float = SECONDS, problems: int = PR
     with WorkerPool() as pool:
         bench = Workbench(config, str(trained) if after_sft else config.model, {}, SilentProgress(), pool)
         with closing(bench):
-            return check_bench(bench, budget, before_sft=before_sft, baseline=baseline, tell=tell)
+            found = check_bench(bench, budget, before_sft=before_sft, baseline=baseline, tell=tell)
+    return found if doubt is None else replace(found, reasons=tuple(in_order([doubt, *found.reasons])))
 
 
 def check_before_training(bench: Workbench, *, before_sft: bool, log: Path) -> Check:

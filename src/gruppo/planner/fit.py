@@ -16,7 +16,8 @@ from gruppo.config.schema import Config
 from gruppo.errors import ConfigError, nearest
 from gruppo.planner.devices import GB
 from gruppo.planner.forecast import Forecast, Request, corrections_of, forecast_in, gigabytes, settle
-from gruppo.planner.memory import MOST_LIVE, token_budget
+from gruppo.planner.memory import token_budget
+from gruppo.planner.rollouts import MOST_LIVE
 from gruppo.planner.seconds import Corrections
 from gruppo.planner.workload import workload_of
 

@@ -15,6 +15,7 @@ from gruppo.planner.measured import Measured
 from gruppo.planner.memory import Memory, forecast_memory, trainable_parameters
 from gruppo.planner.models import find_shape
 from gruppo.planner.prices import Price, PriceList
+from gruppo.planner.rollouts import VLLM_SHARE, starts_vllm
 from gruppo.planner.seconds import Corrections, Seconds, corrections, forecast_seconds
 from gruppo.planner.workload import Workload, trial_of, workload_of
 
@@ -229,11 +230,25 @@ def remarks(made: Forecast) -> list[str]:
         found.append(
             f"time and money are of GRPO alone, without the stage{'s' * (len(stages) > 1)} {' and '.join(stages)}"
         )
+    found += _of_vllm(made)
     if made.memory_factor > 1:
         found.append(f"the trial held {made.memory_factor:.2f} times the memory computed for it; the total counts it")
     if setting.price is None and not device.is_cpu:
         found.append(f"no price is known of {device.name}; give one: --prices FILE with `{device.name}: 2.50`")
     return found
+
+
+def _of_vllm(made: Forecast) -> Iterator[str]:
+    config = made.config
+    if config.engine == "vllm" and not starts_vllm(config):
+        yield f"the vLLM at {config.vllm_url} has memory of its own, which is not counted"
+    if not starts_vllm(config):
+        return
+    if made.device.is_cpu:
+        yield "of vLLM its weights and its KV cache are counted, not what its process takes beside them"
+    elif made.memory.sampling["vLLM's KV cache"] == 0:
+        share = config.engine_memory or VLLM_SHARE
+        yield f"engine_memory: {share:g} of the GPU does not hold vLLM's copy of the weights; raise it"
 
 
 def as_json(made: Forecast) -> dict[str, Any]:

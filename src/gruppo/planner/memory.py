@@ -5,14 +5,14 @@ D hidden size.
 
 Sampling and update take turns in one process and share the weights, so the peak is the larger of the two, and each
 has moments of its own. What holds in both: weights, float32 masters (bfloat16 alone), the optimizer's moments, a
-reference policy. Gradients live from a backward pass to the optimizer's step.
+reference policy, a copy of the weights for rollouts. Gradients live from a backward pass to the optimizer's step.
 
 Update (`gruppo.training`), moment by moment:
     head      activations of L tokens, logits of n, and the gradient of the output layer on its way
     backward  activations of L tokens, gradients in flight through a layer
     optimizer all gradients, and what the step computes on the way
-Sampling (`gruppo.rollout`):
-    decode    keys and values of the live rows, logits of a step, on a CPU a packed copy of the linear maps
+Sampling (`gruppo.planner.rollouts`): keys and values, logits of a step, on a CPU a packed copy of the linear maps; or
+what vLLM takes.
 
 Limits: mixtures of experts and models that attend by waves or padded rows are rough; the memory of a process before
 it has loaded a model is not counted, nor what an allocator loses between blocks.
@@ -25,11 +25,11 @@ from gruppo.config.model_shape import ModelShape
 from gruppo.config.schema import Config
 from gruppo.planner.activations import in_flight_bytes, masked_attention_bytes, saved_bytes
 from gruppo.planner.devices import Device
-from gruppo.planner.models import adapter_parameters, embedding, linear_layers
+from gruppo.planner.models import SIZES, adapter_parameters, embedding, linear_layers
+from gruppo.planner.rollouts import held_by_engine, rollout_precision, while_sampling
 from gruppo.planner.workload import Workload, largest_micro_batch
 
 Parts = Mapping[str, float]
-SIZES = {"float32": 4, "bfloat16": 2}
 NF4 = 0.5 + 1 / 64 + 1 / 64 / 256 * 4
 """Bytes of a weight in 4 bits: a scale of 8 bits to 64 weights, and one of 32 bits to 256 of those."""
 EIGHT_BIT = 1 + 4 / 256
@@ -38,17 +38,9 @@ PIECE = {True: 2**22, False: 2**26}
 """Logits of a piece on a CPU, and elsewhere (`gruppo.training.head`)."""
 FEWEST = 256
 """Tokens of a piece at the least."""
-PACK_FROM = 16
-"""Longest completion, tokens, from which it does (`gruppo.rollout.continuous`)."""
 KEPT = "kept by malloc"
 RETURNED = 32 * 2**20
 """Bytes from which glibc gives a block back."""
-MOST_LIVE = 256
-"""Completions decoded at a time where the config leaves it open and memory is not short."""
-SAMPLING_CHUNK = 2**22
-"""Logits that the sampler works on at a time (`gruppo.rollout.sampling`)."""
-PACKED_FROM = 2**16
-"""Weights of a linear map from which a CPU packs it (`gruppo.rollout.packed_weights`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +83,11 @@ def trainable_parameters(config: Config, shape: ModelShape) -> int:
 def forecast_memory(config: Config, shape: ModelShape, work: Workload, device: Device) -> Memory:
     """Peak memory on one device of `device.count`, over which weights and what belongs to them are spread."""
     held = {name: value / device.count for name, value in _held(config, shape).items()}
+    held |= held_by_engine(config, shape, device)
     share = _share(work, device.count)
-    sampling, update = _sampling(config, shape, share, device), _update(config, shape, share, device)
-    if device.is_cpu:
-        kept = _kept_by_malloc(shape, SIZES[config.precision], sampling, update)
+    sampling, update = while_sampling(config, shape, share, device), _update(config, shape, share, device)
+    if device.is_cpu and config.engine == "local":
+        kept = _kept_by_malloc(shape, SIZES[rollout_precision(config)], sampling, update)
         sampling, update = sampling | {KEPT: kept[1]}, update | {KEPT: kept[0]}
     return Memory(sampling=held | sampling, update=held | update)
 
@@ -151,51 +144,6 @@ def _moments(config: Config, shape: ModelShape, trained: int) -> float:
             return matrices * 4 + (trained - matrices) * 8
 
 
-# ---- sampling
-
-
-def _sampling(config: Config, shape: ModelShape, work: Workload, device: Device) -> dict[str, float]:
-    size = SIZES[config.precision]
-    rows = live_rows(config, work)
-    width = round_up(work.longest)
-    packs = device.is_cpu and work.longest_completion >= PACK_FROM
-    cache = rows * width * shape.layers * 2 * shape.kv_heads * shape.head_size * size
-    logits = rows * shape.vocabulary * size + 3 * 4 * min(
-        rows * shape.vocabulary, max(SAMPLING_CHUNK, shape.vocabulary)
-    )
-    gathered = 0.0 if device.count == 1 else shape.parameters * size * (1 - 1 / device.count)
-    return {
-        "packed weights": packed_weights(shape) * size if packs else 0,
-        "gathered weights": gathered,
-        "KV cache": cache + cache / shape.layers,  # one layer is copied while the cache grows
-        "logits": logits,
-        "activations": _prefill(shape, work, size),
-    }
-
-
-def live_rows(config: Config, work: Workload) -> int:
-    """Slots of the cache: a multiple of 4. Where the memory is short a run finds fewer by itself; not foreseen here."""
-    return -(-min(config.max_live_completions or MOST_LIVE, work.completions) // 4) * 4
-
-
-def round_up(positions: int) -> int:
-    """As `gruppo.rollout.slots` rounds the width of its cache."""
-    width = -(-positions // 64) * 64
-    return 384 if 192 < width < 384 else width
-
-
-def packed_weights(shape: ModelShape) -> int:
-    """Numbers in the packed copies of a model's linear maps, output layer included; GPT-2's are of another kind."""
-    maps = {} if shape.family == "gpt2" else linear_layers(shape)
-    layers = shape.layers * sum(a * b for a, b in maps.values() if a * b >= PACKED_FROM)
-    return layers + (embedding(shape) if embedding(shape) >= PACKED_FROM else 0)
-
-
-def _prefill(shape: ModelShape, work: Workload, size: int) -> float:
-    """A prompt on its way through a layer: residual stream, its float32 copy, the MLP's three."""
-    return work.prompt_tokens * (3 * shape.inner * size + shape.hidden * (3 * size + 4))
-
-
 # ---- update
 
 
@@ -218,18 +166,21 @@ def _update(config: Config, shape: ModelShape, work: Workload, device: Device) -
     hidden = 2 * tokens * shape.hidden * size
     logits, beyond = _logits(config, shape, tokens, size, device, padded)
     gathered = 0.0 if device.count == 1 else 2 * shape.parameters / shape.layers * size
+    in_flight = tokens * in_flight_bytes(shape, size)
+    # glibc keeps small blocks of a backward pass, whose room the pieces' logits don't fill (`_kept_by_malloc`).
+    beside = in_flight if device.is_cpu and tokens * shape.inner * size < RETURNED else 0.0
     moments = {
         "head": {
             "gradients": gradients,
             "activations": kept + hidden,
             "logits": logits,
-            "on its way": beyond + gathered,
+            "on its way": beyond + gathered + beside,
         },
         "backward": {
             "gradients": gradients,
             "activations": kept + hidden,
             "logits": 0.0,
-            "on its way": tokens * in_flight_bytes(shape, size) + gathered,
+            "on its way": in_flight + gathered,
         },
         "optimizer": {
             "gradients": trained * 4,
@@ -258,12 +209,12 @@ def _logits(
 ) -> tuple[float, float]:
     """Logits of a piece with what is computed of them, and what the output layer's gradient takes beyond that.
 
-    The forward pass holds the logits, their log-softmax, the products of an entropy, in float32, and the probabilities
-    of the piece before; under bfloat16 the logits themselves beside a float32 copy. The backward pass holds half of
-    that, and the gradient [V, D] until it is added to the others. Padded rows have all their logits at once.
+    The forward pass holds the logits, their log-softmax and the products of an entropy, in float32; under bfloat16 the
+    logits themselves beside a float32 copy. The backward pass holds two thirds of that, and the gradient [V, D] until
+    it is added to the others. Padded rows have all their logits at once.
     """
     piece = tokens if padded else min(tokens, max(FEWEST, PIECE[device.is_cpu] // shape.vocabulary))
-    copies = 3 + (piece < tokens) + padded
+    copies = 3 + padded
     if config.wants_reference and config.kl_estimator in ("exact", "exact_forward"):
         copies += 4
     each = piece * shape.vocabulary

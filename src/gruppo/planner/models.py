@@ -15,6 +15,8 @@ from gruppo.config.model_shape import ModelShape, read_shape, shape_of
 from gruppo.config.ranges import parameters_of
 from gruppo.errors import ConfigError
 
+SIZES = {"float32": 4, "bfloat16": 2}
+"""Bytes of a number by precision."""
 _QWEN = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")
 _FAMILY: Mapping[str, tuple[int, ...]] = {
     "0.5B": (896, 24, 14, 2, 4864),

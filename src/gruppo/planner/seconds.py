@@ -16,8 +16,9 @@ from gruppo.config.schema import Config
 from gruppo.planner.activations import saved_bytes
 from gruppo.planner.devices import Device
 from gruppo.planner.measured import Measured
-from gruppo.planner.memory import SIZES, live_rows, token_budget, trainable_parameters
-from gruppo.planner.models import embedding, layer_parameters
+from gruppo.planner.memory import token_budget, trainable_parameters
+from gruppo.planner.models import SIZES, embedding, layer_parameters
+from gruppo.planner.rollouts import live_rows, rollout_precision
 from gruppo.planner.workload import Workload, largest_micro_batch, trial_of
 
 GPU_PRODUCTS = 0.4
@@ -133,8 +134,9 @@ def _call(config: Config, device: Device) -> float:
 
 def sampling_seconds(config: Config, shape: ModelShape, work: Workload, device: Device) -> float:
     """Prompts one by one, then a token of every live row at a time; a row that ends makes room for the next."""
-    size, call = SIZES[config.precision], _call(config, device) * shape.layers
-    flops = device.flops[config.precision] * (1.0 if device.is_cpu else GPU_DECODE)
+    precision = rollout_precision(config)
+    size, call = SIZES[precision], _call(config, device) * shape.layers
+    flops = device.flops[precision] * (1.0 if device.is_cpu else GPU_DECODE)
     bandwidth = _bandwidth(device)
     live = min(live_rows(config, work), work.completions)
     steps = work.generated / live + (work.longest_completion - work.completion_tokens if work.varied else 0)
@@ -145,7 +147,7 @@ def sampling_seconds(config: Config, shape: ModelShape, work: Workload, device: 
     keys = 2 * shape.kv_heads * shape.head_size * shape.layers * size * seen
     logits = shape.vocabulary * 4 * SAMPLING_PASSES
     step = call + max(weights_once, rows * 2 * multiplied / flops) + rows * (keys + logits) / bandwidth
-    prefill = work.prompt_tokens * 2 * layer_parameters(shape) / _products(device, config.precision)
+    prefill = work.prompt_tokens * 2 * layer_parameters(shape) / _products(device, precision)
     prompt = call + max(weights_once, prefill)
     return steps * step + work.prompts * prompt
 

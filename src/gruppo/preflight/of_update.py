@@ -8,7 +8,7 @@ import torch
 
 from gruppo.config.schema import Config
 from gruppo.planner.measured import Measured
-from gruppo.preflight.memory import least_needed
+from gruppo.preflight.memory import Need, needed
 from gruppo.preflight.numerics import EngineCheck, UpdateCheck
 from gruppo.preflight.outputs import Outputs
 from gruppo.preflight.reasons import Cure, Reason
@@ -56,7 +56,8 @@ def of_update(subject: Subject, found: UpdateCheck) -> Iterator[Reason]:
         changes: dict[str, Any] = {"micro_batch_tokens": max(256, subject.token_budget // 4)}
         if not config.gradient_checkpointing:
             changes["gradient_checkpointing"] = True
-        cures = (Cure("Take it in smaller pieces:", changes), *memory_cures(config, None))
+        device, full = subject.device.type, config.longest_completion
+        cures = (Cure("Take it in smaller pieces:", changes), *memory_cures(config, device, None, full))
         yield Reason("memory", "stop", "an update does not fit into memory", (found.failure[:160],), cures)
         return
     if not found.finite:
@@ -106,34 +107,92 @@ def measured(subject: Subject, outputs: Outputs, update: UpdateCheck) -> Measure
     )
 
 
-def too_large(config: Config, available: int | None) -> Reason | None:
-    """A model that can't be trained in the memory that there is, by its weights, gradients and optimizer alone."""
-    needed = least_needed(config)
-    if needed is None or available is None or needed[0] <= available:
+SHORT = 16
+"""Tokens of a completion with which a run has to fit at the very least."""
+
+
+def too_large(config: Config, device: str, available: int | None) -> Reason | None:
+    """A run that doesn't fit into the memory that there is, by the planner's count.
+
+    It stops the run where not even short completions fit. Where only those of full length don't, it is a matter of
+    what the model says: the run ends when the first of them comes.
+
+    Args:
+        config: of the run.
+        device: its kind.
+        available: bytes that are free before anything is loaded; None: nobody says.
+    """
+    if available is None:
         return None
+    full = config.longest_completion
+    short = min(SHORT, full)
+    for length in (short, full):
+        need = needed(config, device, available, length)
+        if need is not None and need.beyond(available):
+            ways = tuple(memory_cures(config, device, available, full))
+            ways = ways or tuple(memory_cures(config, device, available, length))
+            return _does_not_fit(need, available, None if length == short else full, ways)
+    return None
+
+
+def _does_not_fit(need: Need, available: int, length: int | None, ways: tuple[Cure, ...]) -> Reason:
+    when = "" if length is None else f" once a completion has {length:,} tokens"
+    parts = ", ".join(f"{name} {_size(value)}" for name, value in need.parts[:4])
     return Reason(
         "memory",
-        "stop",
-        f"the run does not fit into memory: weights, gradients and optimizer of {needed[1]:,} parameters alone need "
-        f"{needed[0] / 1e9:.3g} GB, and there are {available / 1e9:.3g} GB",
-        ("activations and the engine's cache come on top",),
-        tuple(memory_cures(config, available)) or (Cure("Take a smaller model, or a larger device."),),
+        "stop" if length is None else "slow",
+        f"the run does not fit into memory{when}: it needs {_size(need.peak)} at least, and there are "
+        f"{_size(available)}",
+        (
+            f"the largest parts: {parts}",
+            "counted with the smallest micro-batches that the config allows; prompts come on top",
+        ),
+        ways or (Cure("Take a smaller model, or a larger device."),),
     )
 
 
-def memory_cures(config: Config, available: int | None) -> Iterator[Cure]:
+def _size(value: float) -> str:
+    """Bytes as a person reads them."""
+    return f"{value / 1e9:.3g} GB" if value >= 1e9 else f"{value / 1e6:.3g} MB"
+
+
+def memory_cures(config: Config, device: str, available: int | None, completion: int) -> Iterator[Cure]:
     """Ways to need less, the least intrusive first; only those that fit, where it is known what there is."""
+    for text, changes in _ways(config, device, completion):
+        if available is None:
+            yield Cure(text, changes)
+            continue
+        length = min(completion, changes.get("max_completion_length", completion))
+        need = needed(config.model_copy(update=changes), device, available, length)
+        if need is not None and need.within(available):
+            yield Cure(text, changes)
+
+
+def _ways(config: Config, device: str, completion: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What may be changed, each way by itself and then together."""
+    pieces: dict[str, Any] = {}
+    if (config.micro_batch_tokens or 0) > 256:
+        pieces["micro_batch_tokens"] = 256
+    if (config.max_live_completions or 0) > 4:
+        pieces["max_live_completions"] = 4
+    if pieces:
+        yield "Take it in smaller pieces:", pieces
+    again = {} if config.gradient_checkpointing else {**pieces, "gradient_checkpointing": True}
+    if again:
+        yield "Compute activations anew in the backward pass:", again
     lora = {"lora_rank": 16, "learning_rate": min(1.0, 10 * config.learning_rate)} if config.lora_rank == 0 else {}
     half = {"precision": "bfloat16"} if config.precision == "float32" else {}
-    ways = (
-        ("Compute in bfloat16:", half),
-        ("Train adapters in place of all weights:", lora),
-        ("Train adapters, and compute in bfloat16:", {**lora, **half}),
-        ("Train adapters over a base in 4 bits:", {**lora, **half, "quantize": "4bit"}),
-    )
-    for text, changes in ways:
-        if not changes:
-            continue
-        needed = least_needed(config.model_copy(update=changes))
-        if available is None or (needed is not None and needed[0] <= 0.8 * available):
-            yield Cure(text, changes)
+    if half:
+        yield "Compute in bfloat16:", {**pieces, **half}
+    if half and again:
+        yield "Compute in bfloat16, and activations anew in the backward pass:", {**again, **half}
+    if lora:
+        yield "Train adapters in place of all weights:", {**pieces, **lora}
+    if lora and half:
+        yield "Train adapters, and compute in bfloat16:", {**pieces, **lora, **half}
+    if sum(map(bool, (lora, half, again))) > 1:
+        yield "All of these together:", {**again, **lora, **half}
+    if device == "cuda" and config.quantize == "none" and config.engine == "local" and not config.rollouts_differ:
+        yield "Train adapters over a base in 4 bits:", {**again, **lora, **half, "quantize": "4bit"}
+    if not config.curriculum and completion == config.max_completion_length >= 128:
+        yield "Allow shorter completions:", {**pieces, "max_completion_length": completion // 4}

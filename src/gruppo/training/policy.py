@@ -7,10 +7,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from gruppo.monitor.malloc import give_back
 from gruppo.training.export import exported_weights
 from gruppo.training.logprobs import TokenLogprobs
 from gruppo.training.losses import LossSettings, Sums, UpdateStats, part_loss
-from gruppo.training.malloc import give_back
 from gruppo.training.optimizers import OptimizerSet
 from gruppo.training.packing import Batch, Row, minibatches
 from gruppo.training.passes import LossOf, Micro, passes_of

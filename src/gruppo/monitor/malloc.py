@@ -1,9 +1,9 @@
 """What the C library keeps of freed memory, given back before it adds to the peak.
 
-glibc returns a block below 32 MiB to the system late or never, and what is left between blocks in use rarely fits the
-next micro-batch, whose rows have other lengths: the resident memory of a CPU's update grows with the steps by what no
-tensor uses. Giving it back takes some 0.1 ms a MiB, and as much again when the pages are needed, so it is done only
-where much is kept. Measured in benchmarks/update.md.
+glibc returns a block below 32 MiB to the system late or never, and what is left between blocks in use rarely fits what
+comes next: a micro-batch whose rows have other lengths, or a step after the engine's trial. Resident memory grows by
+what no tensor uses. Giving it back takes some 0.1 ms a MiB, and as much again when the pages are needed: in an update
+it is done only where much is kept. Measured in benchmarks/update.md and docs/log.md.
 """
 
 import ctypes

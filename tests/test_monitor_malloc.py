@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gruppo.training.malloc import _glibc, give_back
+from gruppo.monitor.malloc import _glibc, give_back
 
 
 def resident() -> int:
