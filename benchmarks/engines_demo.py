@@ -7,9 +7,12 @@ the same: vLLM takes the heads of a qwen2 model for hidden size over heads wide.
 """
 
 import argparse
+import json
 from pathlib import Path
 from statistics import mean
 from typing import Any
+
+from results import store
 
 from gruppo.demo.model import as_llama
 from gruppo.demo.run import WORKED, demo_config, prepare
@@ -49,19 +52,22 @@ def row(result: RunResult) -> dict[str, float]:
     assert result.after
     parities = [step["parity_difference_max"] or 0.0 for step in result.metrics]
     sampled = [step["sampler_logprob_difference_max"] or 0.0 for step in result.metrics]
+    means = [step["sampler_logprob_difference_mean"] or 0.0 for step in result.metrics]
     rewards = [step["reward_mean"] for step in result.metrics]
     return {
         "before": result.before.pass_at_1.value,
         "after": result.after.pass_at_1.value,
         "reward_first": mean(rewards[:5]),
         "reward_last": mean(rewards[-5:]),
-        "difference": max(*parities, *sampled),
+        "probe_difference": max(parities),
+        "difference": max(sampled),
+        "difference_mean": max(means),
         "seconds": result.seconds["grpo"],
     }
 
 
 def main() -> None:
-    """Run what is missing and print the table."""
+    """Run what is missing and keep the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0-2")
     parser.add_argument("--steps", type=int, default=50)
@@ -69,17 +75,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/engines"))
     arguments = parser.parse_args()
     first, _, last = arguments.seeds.partition("-")
-    print("| seed | engine | pass@1 | training reward | largest difference of log-probs | seconds of GRPO |")
-    print("|---|---|---|---|---|---|")
+    rows = list[dict[str, Any]]()
     for seed in range(int(first), int(last or first) + 1):
         model = start_model(seed, arguments.out)
         for engine in arguments.engines.split(","):
             found = row(grpo(seed, engine, arguments.steps, model, arguments.out))
-            print(
-                f"| {seed} | {engine} | {found['before']:.3f} -> {found['after']:.3f} | {found['reward_first']:.2f} -> "
-                f"{found['reward_last']:.2f} | {found['difference']:.1e} | {found['seconds']:.0f} |",
-                flush=True,
-            )
+            rows.append({"seed": seed, "engine": engine, **found})
+            print(json.dumps(rows[-1]), flush=True)
+    store("engines_demo", f"python benchmarks/engines_demo.py --steps {arguments.steps}", rows)
 
 
 if __name__ == "__main__":

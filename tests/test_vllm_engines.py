@@ -1,5 +1,6 @@
 """vLLM itself, colocated and as a server: parity, sabotage, training, failures. Skipped where it is not installed."""
 
+import contextlib
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ from gruppo.errors import EngineError
 from gruppo.launch.engines import build_engine
 from gruppo.rollout.engine import RolloutEngine
 from gruppo.rollout.local import LocalEngine
+from gruppo.rollout.vllm import settings as settings_module
 from gruppo.rollout.vllm.receiver import WeightReceiver
 from gruppo.rollout.vllm.settings import installed_version
 from gruppo.training import policy as policy_module
@@ -31,6 +33,7 @@ from gruppo.training.policy import LocalPolicy
 from gruppo.training.weight_sync import ParityRule, probe, publish
 from gruppo.types import SamplingParams
 from models import request
+from vllm_sabotage import NAME, VARIABLE, lying
 
 pytestmark = [
     pytest.mark.skipif(installed_version() is None, reason="vllm is not installed here: `make test-vllm` installs it"),
@@ -55,6 +58,8 @@ class Side:
         self.loaded: LoadedModel = load_model(str(model), "float32", torch.device("cpu"))
         self.renderer = ChatRenderer(self.loaded.tokenizer)
         self.notes: list[str] = []
+        self.wish = folder / "sabotage"
+        self.wish.write_text("")
         self.engine: RolloutEngine = build_engine(
             self.config, self.loaded, torch.device("cpu"), self.renderer, 256, self.notes.append, folder
         )
@@ -71,7 +76,13 @@ class Side:
 
 @pytest.fixture(scope="module", params=FORMS, ids=["colocated", "server"])
 def side(request: pytest.FixtureRequest, llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Side]:
-    found = Side(llama, tmp_path_factory.mktemp("vllm"), request.param)
+    folder = tmp_path_factory.mktemp("vllm")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param is not None:
+            patch.setattr(settings_module, "RECEIVER", NAME)
+            patch.setenv(VARIABLE, str(folder / "sabotage"))
+            patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        found = Side(llama, folder, request.param)
     try:
         yield found
     finally:
@@ -174,32 +185,42 @@ def test_a_prefix_cache_that_was_not_reset_shows_in_the_log_probs(side: Side, mo
     publish(side.policy, side.engine, RULE)
 
 
-def _sabotaged(monkeypatch: pytest.MonkeyPatch, version: int, *, load: bool) -> None:
-    """The worker says that it holds a version; whether it has loaded anything is another matter."""
-    take = WeightReceiver.gruppo_take
+@contextlib.contextmanager
+def sabotaged(side: Side, *, load: bool = True, off: int = 0) -> Iterator[None]:
+    """The worker says that it holds a version `off` the one that it was given, and may not have loaded it."""
+    if side.config.vllm_url is None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(WeightReceiver, "gruppo_take", lying(WeightReceiver.gruppo_take, load=load, off=off))
+            yield
+        return
+    side.wish.write_text(json.dumps({"load": load, "off": off}))
+    try:
+        yield
+    finally:
+        side.wish.write_text("")
 
-    def pretend(self: Any, tensors: Any, owner: str, asked: int, count: int) -> None:
-        if load:
-            take(self, tensors, owner, asked, count)
-        self.gruppo_held = {"owner": owner, "version": asked + version, "tensors": count}
 
-    monkeypatch.setattr(WeightReceiver, "gruppo_take", pretend)
-
-
-def test_an_update_that_was_skipped_or_of_another_version(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
-    if side.config.vllm_url is not None:
-        pytest.skip("a server's worker is another process: tests/test_vllm_server.py")
+def test_an_update_that_was_skipped(side: Side) -> None:
     publish(side.policy, side.engine, RULE)
     side.move(103)
-    _sabotaged(monkeypatch, 0, load=False)
-    with pytest.raises(EngineError, match="does not compute with the weights of version"):
+    with sabotaged(side, load=False), pytest.raises(EngineError, match="does not compute with the weights of version"):
         publish(side.policy, side.engine, RULE)
-    monkeypatch.undo()
-    _sabotaged(monkeypatch, 1, load=True)
-    with pytest.raises(EngineError, match="should hold version"):
-        publish(side.policy, side.engine, RULE)
-    monkeypatch.undo()
     publish(side.policy, side.engine, RULE)
+
+
+@pytest.mark.parametrize("off", [-1, 1])
+def test_weights_of_another_version(side: Side, off: int) -> None:
+    side.move(104)
+    with sabotaged(side, off=off), pytest.raises(EngineError, match="should hold version"):
+        publish(side.policy, side.engine, RULE)
+    publish(side.policy, side.engine, RULE)
+
+
+def test_weights_that_are_not_finite(side: Side) -> None:
+    """Last of those with this engine: what is in its cache afterwards is not finite either."""
+    side.move(105, size=float("nan"))
+    with pytest.raises(EngineError, match="vLLM's logits are not finite"):
+        publish(side.policy, side.engine, RULE)
 
 
 # ---- the folder that a run leaves

@@ -223,7 +223,7 @@ def test_vllm_that_is_not_installed_is_asked_for_before_anything_is_loaded(monke
         check_packages(config)
     check_packages(Config(model="m", data="d", engine="vllm", vllm_url="http://elsewhere:8000"))
     monkeypatch.setattr(settings_module, "installed_version", lambda: "0.20.1")
-    with pytest.raises(ConfigError, match=r"vLLM 0\.20\.1 is not supported; wanted 0\.32 or newer, below 0\.34"):
+    with pytest.raises(ConfigError, match=r"vLLM 0\.20\.1 is not supported; wanted 0\.29 or newer, below 0\.34"):
         check_packages(config)
 
 

@@ -222,7 +222,7 @@ def test_a_server_that_is_not_up_in_time_is_ended(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wishes", "told"),
     [
-        ({"version": "0.20.2"}, "vLLM 0.20.2 is not supported; wanted 0.32 or newer, below 0.34"),
+        ({"version": "0.20.2"}, "vLLM 0.20.2 is not supported; wanted 0.29 or newer, below 0.34"),
         ({"state": json.dumps({"shape": SHAPE | {"vocab_size": 62}})}, "vocab_size 62, the trainer's model has 61"),
         ({"state": '{"dtype": "bfloat16"}'}, "--dtype bfloat16, the trainer computes in float32"),
         ({"state": '{"logprobs_mode": "raw_logprobs"}'}, "--logprobs-mode raw_logprobs, wanted processed_logprobs"),
@@ -251,6 +251,20 @@ def test_answers_that_lack_something(tmp_path: Path, part: str) -> None:
             engine.generate(groups(1))
 
 
+@pytest.mark.parametrize(
+    ("wish", "told"),
+    [
+        ("Out of range float values are not JSON compliant: nan", "problem p0: vLLM's logits are not finite"),
+        ("n must be 1", "refuses /v1/completions (status 400): n must be 1"),
+    ],
+)
+def test_a_request_that_is_refused_says_why(tmp_path: Path, wish: str, told: str) -> None:
+    with engine_of(tmp_path, refuses=wish) as engine:
+        engine.load_weights(iter(WEIGHTS.items()), 1)
+        with pytest.raises(EngineError, match=re.escape(told)):
+            engine.generate(groups(1))
+
+
 def test_requests_that_can_not_be_served(tmp_path: Path) -> None:
     assert STATE["context_length"] == 128
     with engine_of(tmp_path) as engine:
@@ -263,9 +277,10 @@ def test_requests_that_can_not_be_served(tmp_path: Path) -> None:
 
 
 TRAINER = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from gruppo.rollout.vllm.launcher import VLLMServer
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
 folder = Path(sys.argv[1])
 (folder / "weights").mkdir()
 VLLMServer(sys.argv[3:], folder / "vllm.log", folder / "weights", start_seconds=20).start()

@@ -101,6 +101,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         wishes = self.behaviour.wishes
+        if self.path == "/v1/completions" and "refuses" in wishes:
+            return self._write(400, {"error": {"message": wishes["refuses"]}})
         if self.path == "/v1/completions":
             return self._write(200, self.behaviour.completions(body))
         if self.path == "/reset_prefix_cache":

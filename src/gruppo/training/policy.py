@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gruppo.training.export import exported_weights
 from gruppo.training.logprobs import TokenLogprobs
 from gruppo.training.losses import LossSettings, Sums, UpdateStats, part_loss
+from gruppo.training.malloc import give_back
 from gruppo.training.optimizers import OptimizerSet
 from gruppo.training.packing import Batch, Row, minibatches
 from gruppo.training.passes import LossOf, Micro, passes_of
@@ -142,6 +143,8 @@ class LocalPolicy:
         total = torch.zeros((), device=self._device)
         reference = self._held_to().swapped_in if loss.exact_kl else None
         for each in micros:
+            if self._device.type == "cpu":
+                give_back()
             total += self._passes.backward(
                 each.micro,
                 loss.temperature,

@@ -13,7 +13,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from gruppo.errors import EngineError
-from gruppo.rollout.vllm.requests import Drawn, sampling_fields
+from gruppo.rollout.vllm.requests import LOGITS_NOT_FINITE, Drawn, sampling_fields
 from gruppo.rollout.vllm.settings import RECEIVER
 from gruppo.types import GroupRequest
 
@@ -23,6 +23,10 @@ LOAD_SECONDS = 600.0
 """For a server to take new weights."""
 GENERATE_SECONDS = 3600.0
 """For a group: from its request to the end of its last completion, waiting included."""
+
+
+NOT_FINITE = "not JSON compliant"
+"""In vLLM's refusal where a log-prob is NaN or infinite: its answers are strict JSON."""
 
 
 class ServerGone(EngineError):
@@ -93,7 +97,12 @@ class VLLMClient:
             raise EngineError(f"the server {self.url} did not reset its prefix cache after new weights")
 
     def generate(self, request: GroupRequest) -> list[Drawn]:
-        """The samples of a group, in order."""
+        """The samples of a group, in order.
+
+        Raises:
+            ServerGone: the server can't be reached, or its engine is dead.
+            EngineError: it refuses the request, computes what is not finite, or answers something else.
+        """
         body = {
             "model": self._model,
             "prompt": list(request.prompt_ids),
@@ -103,6 +112,8 @@ class VLLMClient:
         try:
             answer = self._ask("POST", "/v1/completions", body, GENERATE_SECONDS)
         except _Refused as error:
+            if NOT_FINITE in str(error):
+                raise EngineError(f"problem {request.problem_id}: {LOGITS_NOT_FINITE}") from error
             if error.status == http.client.INTERNAL_SERVER_ERROR and not self.healthy():
                 raise ServerGone(str(error)) from error
             raise

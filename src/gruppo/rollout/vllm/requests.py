@@ -18,6 +18,10 @@ from gruppo.types import Completion, GroupRequest
 NEUTRAL = {"min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 """Said with every request: a server may have other defaults."""
 
+LOGITS_NOT_FINITE = (
+    "vLLM's logits are not finite: the policy's weights are not, or the engine's precision has no room for them"
+)
+
 PROBE_ROOM = 32
 """Tokens that a probe leaves free for its completion."""
 
@@ -117,7 +121,7 @@ def _completion(request: GroupRequest, number: int, drawn: Drawn, version: int, 
     if drawn.finish_reason not in ("stop", "length"):
         raise EngineError(f"{where}, sample {number}: vLLM ended it for the reason {drawn.finish_reason!r}")
     if not np.isfinite(logprobs).all():
-        raise EngineError(f"{where}, sample {number}: the model's logits are not finite")
+        raise EngineError(f"{where}, sample {number}: {LOGITS_NOT_FINITE}")
     return Completion(
         request_id=request.id,
         problem_id=request.problem_id,

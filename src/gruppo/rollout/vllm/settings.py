@@ -8,7 +8,7 @@ from typing import Any
 
 from gruppo.errors import ConfigError, EngineError
 
-SUPPORTED = ((0, 32), (0, 34))
+SUPPORTED = ((0, 29), (0, 34))
 """The first minor version that is supported, and the first that is not. 0.27 loads tied weights wrong (docs/log.md)."""
 INSTALL = "pip install 'gruppo[vllm]'"
 RECEIVER = "gruppo.rollout.vllm.receiver.WeightReceiver"
