@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from gruppo.rollout.decode_attention import available
 from gruppo.rollout.invariance import find_rows_step
 from gruppo.rollout.local import LocalEngine
 from gruppo.rollout.shared_prompts import SHARED_TOKENS
@@ -24,8 +25,15 @@ def rows_are_computed_alone(dtype: torch.dtype) -> bool:
     return all(torch.equal(torch.nn.functional.linear(rows[s : s + 4], weight), whole[s : s + 4]) for s in range(28))
 
 
+@pytest.mark.parametrize("kernel", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_alone_in_8_slots_in_a_full_batch_and_permuted(dtype: torch.dtype):
+def test_alone_in_8_slots_in_a_full_batch_and_permuted(
+    dtype: torch.dtype, kernel: bool, monkeypatch: pytest.MonkeyPatch
+):
+    if kernel and not available(dtype):
+        pytest.skip("no C compiler")
+    if not kernel:
+        monkeypatch.setattr("gruppo.rollout.slots.takes", lambda *_: False)
     if not rows_are_computed_alone(dtype):
         pytest.skip("this processor's products depend on the number of rows")
     model = tiny("qwen2", context=512, spread=0.06, **SHAPE)

@@ -11,6 +11,7 @@ import transformers
 from transformers import AutoModelForCausalLM
 
 from gruppo.rollout import slot_model
+from gruppo.rollout.decode_attention import available, decode_attention
 from gruppo.rollout.draws import draw
 from gruppo.rollout.gate import misfit
 from gruppo.rollout.local import LocalEngine
@@ -49,18 +50,20 @@ NOT_FITTING: dict[str, dict[str, Any]] = {
 }
 
 
-def built(config: str, settings: dict[str, Any]) -> Any:
+def built(config: str, settings: dict[str, Any], head_size: int = 8) -> Any:
     """A tiny untrained model of an architecture, with uneven logits."""
+    if "word_embed_proj_dim" in settings:
+        settings = {**settings, "word_embed_proj_dim": 4 * head_size}
     common = {
         "vocab_size": VOCABULARY,
         "initializer_range": 0.15,
-        "hidden_size": 32,
+        "hidden_size": 4 * head_size,
         "intermediate_size": 48,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": 128,
-        "head_dim": 8,
+        "head_dim": head_size,
         "pad_token_id": None,
         "bos_token_id": None,
         "eos_token_id": None,
@@ -89,29 +92,53 @@ def distance_to_the_trainer(model: Any, groups: Any) -> float:
     return worst
 
 
+@pytest.fixture
+def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The rows of each call of the kernel for decode steps."""
+    calls: list[int] = []
+
+    def counted(query: torch.Tensor, *given: Any) -> torch.Tensor:
+        calls.append(query.shape[0])
+        return decode_attention(query, *given)
+
+    monkeypatch.setattr("gruppo.rollout.slots.decode_attention", counted)
+    return calls
+
+
+def takes_the_kernel(name: str, head_size: int) -> bool:
+    """Heads of full vectors, scored by scaled products alone, where there is a compiler."""
+    return head_size % 16 == 0 and available(torch.float32) and not name.endswith(("soft caps", "sinks"))
+
+
+@pytest.mark.parametrize("head_size", [8, 16])
 @pytest.mark.parametrize("name", FITTING)
-def test_architectures_that_fit(name: str):
-    model = built(*FITTING[name])
+def test_architectures_that_fit(name: str, head_size: int, kernel_calls: list[int]):
+    model = built(*FITTING[name], head_size)
     engine = LocalEngine(model, Letters(), max_live=5)
     groups = engine.generate(asked())
     assert engine.stats.decode_steps > 0  # in slots, not in waves
     assert len({len(c) for group in groups for c in group}) > 3
     assert distance_to_the_trainer(model, groups) <= 1e-5
+    assert bool(kernel_calls) == takes_the_kernel(name, head_size)
 
 
 PLAIN = [name for name in FITTING if not {"sliding_window", "attn_logit_softcapping"} & FITTING[name][1].keys()]
 
 
+@pytest.mark.parametrize("head_size", [8, 16])
 @pytest.mark.parametrize("name", FITTING)
-def test_long_prompts_are_kept_once_where_layers_attend_plainly(name: str, monkeypatch: pytest.MonkeyPatch):
+def test_long_prompts_are_kept_once_where_layers_attend_plainly(
+    name: str, head_size: int, monkeypatch: pytest.MonkeyPatch, kernel_calls: list[int]
+):
     monkeypatch.setattr(slot_model, "SHARED_TOKENS", 2)
     monkeypatch.setattr(slot_model, "SHARED_ROWS", 3)
-    model = built(*FITTING[name])
+    model = built(*FITTING[name], head_size)
     engine = LocalEngine(model, Letters(), max_live=7)
     groups = engine.generate(asked())
     assert engine.stats.decode_steps > 0
     assert engine.stats.shared_prompts == (sum(len(prompt) > 2 for prompt in PROMPTS) if name in PLAIN else 0)
     assert distance_to_the_trainer(model, groups) <= 1e-5
+    assert bool(kernel_calls) == takes_the_kernel(name, head_size)
 
 
 def test_a_prompt_kept_once_takes_its_bytes_once_and_goes_with_its_last_row(monkeypatch: pytest.MonkeyPatch):

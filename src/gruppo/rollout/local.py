@@ -13,7 +13,9 @@ import torch
 from torch import nn
 
 from gruppo.errors import EngineError
+from gruppo.monitor.native import COMPILERS
 from gruppo.rollout.continuous import ContinuousBatch, DecodeStats
+from gruppo.rollout.decode_attention import KINDS, available
 from gruppo.rollout.engine import RolloutEngine
 from gruppo.rollout.gate import misfit
 from gruppo.rollout.invariance import find_rows_step
@@ -112,6 +114,12 @@ class LocalEngine(RolloutEngine):
                 "rows; what is drawn may depend, within rounding, on what is in the batch"
             )
         self._slots = SlotModel(self._model, step)
+        first = next(self._model.parameters())
+        if first.device.type == "cpu" and first.dtype in KINDS and not available(first.dtype):
+            self._say(
+                "sampling without the decode kernel, which is slower: no C compiler that works was found "
+                f"({', '.join(COMPILERS)} or $CC)"
+            )
 
     def _say(self, text: str) -> None:
         if self._note is not None:

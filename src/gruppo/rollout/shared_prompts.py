@@ -2,12 +2,17 @@
 
 Legend: n live rows, H query heads, K key heads, G = H / K queries of a key head, D head size, P tokens of a prompt.
 
-A decode step reads all keys and values, and with long prompts most of them are the same for the rows of a group. Here
-a prompt is read once a step for all of its rows: their queries stand side by side in one product, and the result is
-merged with the attention of each row to its own tokens by their log-sum-exps. What comes out is the attention to both.
+A decode step reads all keys and values, and with long prompts most of them are the same for the rows of a group. Two
+ways to attend to them:
 
-The queries of a product are filled up to a multiple of BLOCK and split at MOST, so that torch's kernel on a CPU works
-on blocks of the same shape whatever the number of rows: a row's bits do not depend on how many of its group are left.
+1. On a CPU with a C compiler, `rollout.decode_attention` is told of each row where its prompt lies; the rows of a group
+   follow each other, so that what one has read is in the processor's cache for the next.
+2. Elsewhere a prompt is read once a step for all of its rows: their queries stand side by side in one product, and the
+   result is merged with the attention of each row to its own tokens by their log-sum-exps.
+
+In the second way the queries of a product are filled up to a multiple of BLOCK and split at MOST, so that torch's
+kernel on a CPU works on blocks of the same shape whatever the number of rows: a row's bits do not depend on how many of
+its group are left.
 """
 
 import math
@@ -18,6 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+
+from gruppo.rollout.decode_attention import RowPrompts
 
 SHARED_TOKENS = 64
 SHARED_ROWS = 4
@@ -107,6 +114,14 @@ class SharedPrompts:
         for row, key in enumerate(prompts):
             if key is not None:
                 self._members.setdefault(key, []).append(row)
+
+    def of_rows(self, layer: int) -> RowPrompts:
+        """Where each row's prompt has its keys and values in a layer."""
+        keys, values, lengths = (np.zeros(self._count, dtype=np.int64) for _ in range(3))
+        for key, own in self._members.items():
+            kept = self._kept[key][layer]
+            keys[own], values[own], lengths[own] = (*(each.data_ptr() for each in kept), kept[0].shape[2])
+        return RowPrompts(keys, values, lengths)
 
     def _plan(self, group: int, device: torch.device) -> _Plan:
         """For G queries of a key head; the same for every layer of a step."""

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, Cache, PreTrainedConfig
 
+from gruppo.rollout.decode_attention import decode_attention, takes
 from gruppo.rollout.shared_prompts import BLOCK, PromptKey, SharedPrompts, attention_and_sums
 
 NAME = "gruppo_slots"
@@ -57,9 +58,14 @@ class Form:
     sinks: Tensor | None = None
 
     @property
+    def linear(self) -> bool:
+        """Whether scores are scaled products and nothing else."""
+        return self.softcap is None and self.sinks is None
+
+    @property
     def plain(self) -> bool:
-        """Whether a row may look at all its tokens, by nothing but scaled products."""
-        return self.window is None and self.softcap is None and self.sinks is None
+        """Whether, besides, a row may look at all its tokens."""
+        return self.linear and self.window is None
 
 
 def round_up(positions: int) -> int:
@@ -202,13 +208,19 @@ class SlotCache(Cache):
             return self._attend_prefill(query, key, value, form)
         rows, heads, _, size = query.shape
         grouped = query.reshape(rows, key.shape[1], -1, size)
+        return self._attend_decode(grouped, key, value, form).reshape(rows, 1, heads, value.shape[3])
+
+    def _attend_decode(self, query: Tensor, key: Tensor, value: Tensor, form: Form) -> Tensor:
+        """[n, K, G, D]: each row attends to its slot and, where it is kept beside it, to its prompt."""
+        slots = self._buffers[self._layer]
+        if form.linear and takes(query, *slots):
+            before = self.prompts.of_rows(self._layer) if self.prompts.asked else None
+            return decode_attention(query, *slots, self._lengths, form.scaling, form.window, before)
         bias = self._bias(form.window, query)
-        if self.prompts.asked:
-            own = attention_and_sums(grouped, key, value, form.scaling, bias)
-            out = self.prompts.merged(self._layer, grouped, *own, form.scaling)
-        else:
-            out = attention(grouped, key, value, form, bias)
-        return out.reshape(rows, 1, heads, value.shape[3])
+        if not self.prompts.asked:
+            return attention(query, key, value, form, bias)
+        own = attention_and_sums(query, key, value, form.scaling, bias)
+        return self.prompts.merged(self._layer, query, *own, form.scaling)
 
     def _attend_prefill(self, query: Tensor, key: Tensor, value: Tensor, form: Form) -> Tensor:
         assert self._segments is not None
@@ -246,7 +258,7 @@ def _causal_bias(length: int, form: Form, like: Tensor) -> Tensor | None:
 
 def attention(query: Tensor, key: Tensor, value: Tensor, form: Form, bias: Tensor | None) -> Tensor:
     """[B, heads, queries, D]; causal where there is no bias. Soft caps and sinks need explicit probabilities."""
-    if form.softcap is None and form.sinks is None:
+    if form.linear:
         return scaled_dot_product_attention(
             query, key, value, attn_mask=bias, is_causal=bias is None, scale=form.scaling
         )

@@ -1,0 +1,86 @@
+"""C sources of the package, compiled at their first use by the machine's own compiler.
+
+The package holds no binaries: a source of a hundred lines takes half a second to compile, for exactly this processor.
+What is compiled is kept in the user's cache folder under a name made of everything that it depends on. Where there is
+no compiler, or it fails, callers go on without: nothing here raises.
+
+GRUPPO_NATIVE=0 in the environment switches it off, for comparisons and debugging.
+"""
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+COMPILERS = ("gcc", "cc", "clang")
+FLAGS = ("-std=gnu11", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC")
+SECONDS = 60
+"""Of a compiler's life."""
+
+
+@functools.cache
+def load(source: Path, define: str = "") -> ctypes.CDLL | None:
+    """The library of a C source with a macro defined; None where it can't be had.
+
+    Args:
+        source: the file.
+        define: the macro's name, or nothing.
+    """
+    if os.environ.get("GRUPPO_NATIVE") == "0":
+        return None
+    compiler = os.environ.get("CC") or next(filter(shutil.which, COMPILERS), None)
+    if compiler is None:
+        return None
+    defines = [f"-D{define}"] if define else []
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        version = _run([compiler, "--version"]).stdout
+        # Only gcc's OpenMP is the one that torch has loaded already on Linux; two of them fight for the cores.
+        openmp = ["-fopenmp"] if b"Free Software Foundation" in version else []
+        command = [compiler, *FLAGS, *openmp, *defines, str(source)]
+        name = hashlib.sha256(b"\0".join([source.read_bytes(), repr(command[:-1]).encode(), version, _processor()]))
+        return _built(command, f"{source.stem}-{name.hexdigest()[:20]}.so")
+    return None
+
+
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(command, capture_output=True, timeout=SECONDS, check=True, stdin=subprocess.DEVNULL)
+
+
+def _processor() -> bytes:
+    """What the processor can do: a home folder may be shared by several kinds."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_bytes().splitlines()
+        return b"\n".join(line for line in lines if line.startswith((b"flags", b"Features")))[:65536]
+    return f"{platform.machine()} {platform.processor()} {platform.node()}".encode()
+
+
+def _built(command: Sequence[str], name: str) -> ctypes.CDLL:
+    """The library from the cache folder; from a folder of this process alone where there is none to trust."""
+    folder = _cache_folder()
+    if folder is not None and (folder / name).exists():
+        return ctypes.CDLL(str(folder / name))
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        made = Path(own) / name
+        _run([*command, "-o", str(made), "-lm"])
+        if folder is not None:
+            made = made.replace(folder / name)
+        return ctypes.CDLL(str(made))
+
+
+def _cache_folder() -> Path | None:
+    """A folder that nobody else can write to: what lies in it is run."""
+    with contextlib.suppress(OSError, RuntimeError):
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gruppo" / "native"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+        if found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return folder
+    return None
