@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ int answer(void) { return 4200; }
 int answer(void) { return 42; }
 #endif
 """
-COMPILER = next(filter(shutil.which, native.COMPILERS), None)
+COMPILER = native.compiler()
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gruppo.monitor.native import compiler
 from gruppo.rollout.decode_attention import RowPrompts, available, decode_attention, takes
 from gruppo.rollout.local import LocalEngine
 from gruppo.types import SamplingParams
@@ -22,7 +23,7 @@ BEFORE = (0, 1, 15, 16, 21, 100, 0, 3, 64, 33)
 
 EVERY = range(len(LENGTHS))
 
-pytestmark = pytest.mark.skipif(not available(torch.float32), reason="no C compiler")
+pytestmark = pytest.mark.skipif(compiler() is None, reason="no C compiler")
 
 
 class Case:
@@ -75,6 +76,12 @@ def test_a_window_hides_what_lies_before_it(group: int, size: int):
         found = case.found(window=window, prompts=False)
         for row in range(len(LENGTHS)):
             assert (found[row] - case.exact(row, window, prompts=False)).abs().max() < 2e-6
+
+
+def test_the_kernels_own_check_passes():
+    assert available(torch.float32)
+    assert available(torch.bfloat16)
+    assert not available(torch.float16)
 
 
 def test_bfloat16_is_rounded_once():

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gruppo.rollout.decode_attention import available
+from gruppo.monitor.native import compiler
 from gruppo.rollout.invariance import find_rows_step
 from gruppo.rollout.local import LocalEngine
 from gruppo.rollout.shared_prompts import SHARED_TOKENS
@@ -30,7 +30,7 @@ def rows_are_computed_alone(dtype: torch.dtype) -> bool:
 def test_alone_in_8_slots_in_a_full_batch_and_permuted(
     dtype: torch.dtype, kernel: bool, monkeypatch: pytest.MonkeyPatch
 ):
-    if kernel and not available(dtype):
+    if kernel and compiler() is None:
         pytest.skip("no C compiler")
     if not kernel:
         monkeypatch.setattr("gruppo.rollout.slots.takes", lambda *_: False)

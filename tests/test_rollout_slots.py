@@ -10,8 +10,9 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
+from gruppo.monitor.native import compiler
 from gruppo.rollout import slot_model
-from gruppo.rollout.decode_attention import available, decode_attention
+from gruppo.rollout.decode_attention import decode_attention
 from gruppo.rollout.draws import draw
 from gruppo.rollout.gate import misfit
 from gruppo.rollout.local import LocalEngine
@@ -107,7 +108,7 @@ def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def takes_the_kernel(name: str, head_size: int) -> bool:
     """Heads of full vectors, scored by scaled products alone, where there is a compiler."""
-    return head_size % 16 == 0 and available(torch.float32) and not name.endswith(("soft caps", "sinks"))
+    return head_size % 16 == 0 and compiler() is not None and not name.endswith(("soft caps", "sinks"))
 
 
 @pytest.mark.parametrize("head_size", [8, 16])

@@ -26,6 +26,13 @@ SECONDS = 60
 """Of a compiler's life."""
 
 
+def compiler() -> str | None:
+    """The compiler that is used, if it works; None where there is none, or it is switched off."""
+    if os.environ.get("GRUPPO_NATIVE") == "0":
+        return None
+    return os.environ.get("CC") or next(filter(shutil.which, COMPILERS), None)
+
+
 @functools.cache
 def load(source: Path, define: str = "") -> ctypes.CDLL | None:
     """The library of a C source with a macro defined; None where it can't be had.
@@ -34,17 +41,15 @@ def load(source: Path, define: str = "") -> ctypes.CDLL | None:
         source: the file.
         define: the macro's name, or nothing.
     """
-    if os.environ.get("GRUPPO_NATIVE") == "0":
-        return None
-    compiler = os.environ.get("CC") or next(filter(shutil.which, COMPILERS), None)
-    if compiler is None:
+    found = compiler()
+    if found is None:
         return None
     defines = [f"-D{define}"] if define else []
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        version = _run([compiler, "--version"]).stdout
+        version = _run([found, "--version"]).stdout
         # Only gcc's OpenMP is the one that torch has loaded already on Linux; two of them fight for the cores.
         openmp = ["-fopenmp"] if b"Free Software Foundation" in version else []
-        command = [compiler, *FLAGS, *openmp, *defines, str(source)]
+        command = [found, *FLAGS, *openmp, *defines, str(source)]
         name = hashlib.sha256(b"\0".join([source.read_bytes(), repr(command[:-1]).encode(), version, _processor()]))
         return _built(command, f"{source.stem}-{name.hexdigest()[:20]}.so")
     return None
