@@ -17,6 +17,10 @@ ADAM_EPSILON = 1e-8
 """Added to the root of the second moment; said, since libraries may change their defaults."""
 
 
+PIECE = 2**16
+"""Numbers of a gradient that are cast at a time on a CPU, where they stay in its cache."""
+
+
 class MasterWeights:
     """float32 copies of the trainable parameters of a model that computes in less.
 
@@ -44,7 +48,10 @@ class MasterWeights:
     def _collector(master: nn.Parameter) -> Callable[[Tensor], None]:
         def collect(parameter: Tensor) -> None:
             assert parameter.grad is not None
-            master.grad = parameter.grad.float() if master.grad is None else master.grad.add_(parameter.grad)
+            if master.grad is None:
+                master.grad = parameter.grad.float()
+            else:
+                _add(master.grad, parameter.grad)
             parameter.grad = None
 
         return collect
@@ -70,6 +77,15 @@ class MasterWeights:
         for name, parameter in self.named:
             parameter.copy_(state[name])
         self.publish()
+
+
+def _add(total: Tensor, more: Tensor) -> None:
+    """total += more, of another precision, a piece at a time: torch casts the whole first, into fresh memory."""
+    if total.device.type != "cpu" or not (total.is_contiguous() and more.is_contiguous()):
+        total.add_(more)
+        return
+    for part, piece in zip(total.view(-1).split(PIECE), more.view(-1).split(PIECE), strict=True):
+        part.add_(piece)
 
 
 @dataclass
