@@ -15,6 +15,8 @@ from gruppo.training.head import Head, pieces
 from gruppo.training.packing import MicroBatch
 from gruppo.training.trees import TreeBatch
 
+PRODUCTS = 2**18
+
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
@@ -95,6 +97,12 @@ def from_logits(logits: Tensor, targets: Tensor, temperature: float) -> TokenLog
     return TokenLogprobs(logprobs, entropy)
 
 
+def _products(one: Tensor, other: Tensor) -> Tensor:
+    """[N] sums of products of [N, V] and [N, V]; torch keeps the products, so a few rows at a time stay in a cache."""
+    rows = max(1, PRODUCTS // one.shape[1])
+    return torch.cat([torch.linalg.vecdot(*pair) for pair in zip(one.split(rows), other.split(rows), strict=True)])
+
+
 class _FromLogits(torch.autograd.Function):
     """log p = z - log sum exp z at z = logits / temperature, of the targets; its gradient is (1[target] - p) / T.
 
@@ -110,7 +118,7 @@ class _FromLogits(torch.autograd.Function):
         logprobs = every.gather(1, targets[:, None]).squeeze(1)
         probs = torch.exp(every, out=scaled)
         # An impossible token is 0 times minus infinity.
-        entropy = -torch.linalg.vecdot(probs, every.clamp_min_(torch.finfo(every.dtype).min))
+        entropy = -_products(probs, every.clamp_min_(torch.finfo(every.dtype).min))
         ctx.save_for_backward(targets)
         ctx.probs, ctx.temperature, ctx.dtype = probs, temperature, logits.dtype
         ctx.mark_non_differentiable(entropy)
