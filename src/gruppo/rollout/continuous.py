@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from gruppo.rollout.rows import Row, holds_stop_string, not_finite, row_uniforms
 from gruppo.rollout.sampling import sample_tokens
 from gruppo.rollout.shared_prompts import PromptKey
-from gruppo.rollout.slot_model import Prompt, SlotModel, round_rows
+from gruppo.rollout.slot_model import Prompt, SlotModel
 from gruppo.rollout.slots import round_up
 from gruppo.types import Completion, SamplingParams, TextDecoder
 
@@ -130,7 +130,7 @@ class ContinuousBatch:
         self._stats = stats
         self._kind = kind_of(queue[0].request.sampling)
         self._stops = np.array(self._kind.stop_token_ids, dtype=np.int64)
-        self._cache = model.new_cache()
+        self._cache = model.lend_cache()
         self._table = _Table()
         self._freed: list[int] = []
         self._longest = 0
@@ -147,6 +147,7 @@ class ContinuousBatch:
                 yield from self._step()
         finally:
             self._model.packed.release()
+            self._model.give_back(self._cache)
 
     def _fill(self) -> None:
         """Give free slots to waiting rows, and close the gaps that remain."""
@@ -175,7 +176,7 @@ class ContinuousBatch:
         ends = [first + 1 + r.sampling.max_completion_length for first, r in zip(before, requests, strict=True)]
         self._longest = max(self._longest, *ends)
         live = len(self._table.rows) - len(self._freed) + len(arriving)
-        rows = max(self._cache.rows, round_rows(min(self._max_live, live + len(self._queue)), self._model.rows_step))
+        rows = max(self._cache.rows, self._model.steps.rows(min(self._max_live, live + len(self._queue))))
         self._table.reserve(rows, longest)
         self._widen(max(before) + 1, rows)
 
