@@ -42,7 +42,7 @@ def steps_of(engine: LocalEngine) -> CapturedSteps:
 
 def counts(engine: LocalEngine) -> tuple[int, int, int]:
     """Captures, replays and decode steps so far."""
-    return steps_of(engine).captures, steps_of(engine).replays, engine.stats.decode_steps
+    return engine.stats.captured_graphs, engine.stats.replayed_steps, engine.stats.decode_steps
 
 
 def bits(completions: Any) -> Bits:
@@ -285,3 +285,16 @@ def test_a_cache_is_lent_to_one_batch_at_a_time():
     assert engine._slots._kept is not None
     engine.close()
     assert (engine._slots._kept, steps_of(engine)._graphs) == (None, {})
+
+
+def test_an_engine_that_sleeps_gives_cache_and_graphs_back():
+    """Afterwards the shape is known: it is captured as soon as the new cache has its buffers."""
+    engine = engine_of(tiny(), StandIn())
+    expected = of_lengths(engine, [9, 9])
+    assert counts(engine) == (1, 8, 9)
+    engine.sleep()
+    assert engine._slots is not None
+    assert (engine._slots._kept, steps_of(engine)._graphs) == (None, {})
+    engine.wake()
+    assert of_lengths(engine, [9, 9]) == expected
+    assert counts(engine) == (2, 8 + 9, 18)

@@ -12,10 +12,12 @@ from torch.nn.attention import flex_attention as flex
 from torch.nn.attention.flex_attention import create_block_mask
 
 from gruppo.training import tree_attention, tree_blocks
+from gruppo.training.optimizers import MasterWeights
+from gruppo.training.policy import LocalPolicy
 from gruppo.training.tree_blocks import attend, block_mask, filled_up
 from gruppo.training.tree_gate import why_not_trees
 from gruppo.training.tree_layout import Layout, Span
-from models import tiny
+from models import Caught, tiny
 from test_training_trees import EDGES, MIXED, MODELS, agree, groups_of, model_of, random_shapes
 
 CPU = torch.device("cpu")
@@ -57,6 +59,7 @@ LAYOUTS = {
     **EDGES,
     "one prompt alone": [(5, [])],
     "several blocks": [(150, [70, 3, 0, 90]), (1, [1, 1]), (40, [200])],
+    "a block but for one token": [(1, []), (300, [5])],
 }
 
 
@@ -120,6 +123,9 @@ def test_updates_are_those_of_padded_rows(name: str):
     agree(model, groups_of(MIXED, masked=True), off=1e-6, far=1e-5)
     assert set(tree_attention.RAN) == {"blocks"}
     assert set(tree_blocks.why_not.values()) == {""}
+    windows = {"qwen2-window": [False, True], "gemma2": [False, True], "gemma2-capped": [False, True]}
+    expected = windows.get(name, [name == "mistral-window"])
+    assert sorted({kind.windowed for kind in tree_blocks.why_not}) == expected
 
 
 def test_sinks_are_written_out():
@@ -133,10 +139,10 @@ def test_a_mask_is_made_once_a_row_and_window(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tree_blocks, "_counted", lambda *given: (made.append(given[1]), counted(*given))[1])
     for name, masks in (("llama", 1), ("gemma2", 2)):
         model = model_of(*MODELS[name])
-        assert why_not_trees(model) == ""
+        assert why_not_trees(model) == ""  # the trial of the kernel has a row of its own
         made.clear()
         agree(model, groups_of([(9, [7, 12])]), off=1e-6, far=1e-5, budget=1000)
-        assert made == [128] * masks
+        assert made == 2 * [128] * masks  # the gate's row, and that of the update
 
 
 def test_rows_of_one_length_are_compiled_once(monkeypatch: pytest.MonkeyPatch):
@@ -153,7 +159,8 @@ def test_rows_of_one_length_are_compiled_once(monkeypatch: pytest.MonkeyPatch):
         return counter.frame_count
 
     assert frames(MIXED) == 1
-    assert [frames(random_shapes(seed)) for seed in range(12) if _short(random_shapes(seed))] == [1] * 4
+    assert [frames(random_shapes(seed)) for seed in range(12) if _short(random_shapes(seed))] == [1] * 6
+    assert frames([(60, [50, 18])]) == 1  # 128 without filling up
     assert frames([(60, [50, 40])]) == 2  # 256
     assert frames([(90, [50, 40])]) == 2
     assert frames(MIXED, window=4) == 3
@@ -179,6 +186,8 @@ def test_a_kernel_that_fails_or_is_off_is_not_taken(why: str, monkeypatch: pytes
     agree(tiny(), groups_of(MIXED), off=1e-6, far=1e-5)
     assert set(tree_attention.RAN) == {"parts"}
     assert list(tree_blocks.why_not.values()) == [why]
+    policy = LocalPolicy(tiny(), Caught(MasterWeights(tiny())), 60)
+    assert policy.slower == [f"attention by trees without its fused kernel, since {why}; slower, same update"]
 
 
 def test_gradients_alone_may_be_off(monkeypatch: pytest.MonkeyPatch):
@@ -188,6 +197,18 @@ def test_gradients_alone_may_be_off(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tree_blocks, "kernel", lambda: leaky)
     assert why_not_trees(tiny()) == ""
     assert list(tree_blocks.why_not.values()) == ["it is off by 0.01"]
+
+
+def test_a_layer_with_a_window_is_tried_with_it_though_the_first_row_is_short(monkeypatch: pytest.MonkeyPatch):
+    def windows_off(*given: Any, block_mask: Any, **more: Any) -> Any:
+        out = flex.flex_attention(*given, block_mask=block_mask, **more)
+        return out * (1.01 if block_mask.mask_mod.__name__ == "sees_near" else 1.0)
+
+    monkeypatch.setattr(tree_blocks, "kernel", lambda: windows_off)
+    kind, fields = MODELS["mistral-window"]
+    assert why_not_trees(model_of(kind, {**fields, "sliding_window": 64})) == ""
+    assert list(tree_blocks.why_not.values()) == ["it is off by 0.01"]
+    assert set(tree_attention.RAN) == {"parts"}
 
 
 def test_lengths():

@@ -37,6 +37,10 @@ class DecodeStats:
     prefilled_tokens: int = 0
     shared_prompts: int = 0
     """Prompts that were kept once for all their rows."""
+    captured_graphs: int = 0
+    """Shapes of decode steps that were captured (`rollout.graphs`), some of them again."""
+    replayed_steps: int = 0
+    """Decode steps that replayed one."""
     peak_rows: int = 0
     """Slots of the cache."""
     peak_cache_bytes: int = 0
@@ -257,6 +261,8 @@ class ContinuousBatch:
         drawn, drawn_logprobs = sample_tokens(logits, kind.temperature, numbers, kind.top_k, kind.top_p)
         tokens, logprobs = drawn.cpu().numpy(), drawn_logprobs.cpu().numpy()
         self._stats.decode_steps += 1
+        steps = self._model.steps
+        self._stats.captured_graphs, self._stats.replayed_steps = steps.captures, steps.replays
         if not np.isfinite(logprobs).all():
             slot = int((~np.isfinite(logprobs)).argmax())
             raise not_finite(table.rows[slot], int(counts[slot]))

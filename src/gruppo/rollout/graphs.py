@@ -7,12 +7,13 @@ once, at the addresses they had when it was captured. So a graph belongs to a bu
    and masks are computed inside of it;
 2. it is dropped where the cache's buffers or the weights are no longer where they were (`_Places`); new weights copied
    into the old ones' place change nothing;
-3. the cache is kept for the next rollouts (`StepRunner.keeps`), or its graphs would last for one only;
+3. the cache is kept for the next rollouts (`StepRunner.keeps`) until the engine sleeps, since graphs go with it;
 4. prompts stand in the slots of their rows, also the long ones: a step with prompts that are kept once
    (`rollout.shared_prompts`) has calls that depend on who is live, and would be another graph whenever a group ends. A
    step that comes with such prompts is run plainly.
 
-A shape that comes once is not worth a capture, which costs some steps: it is captured when it comes again. Where a
+A shape that comes once is not worth a capture, which costs some steps: it is captured when it comes again, be it after
+the graphs were dropped. Where a
 capture fails (a model that waits for the device, memory), all steps are run plainly from then on, and a line says so.
 
 The logic is tested on a CPU with a recorder that replays operations on the tensors they were recorded with
@@ -46,6 +47,11 @@ class StepRunner(Protocol):
     def keeps(self) -> bool:
         """Whether a cache is kept for the next rollouts, and prompts stand in their rows' slots."""
         ...
+
+    captures: int
+    """Graphs captured so far."""
+    replays: int
+    """Steps replayed so far."""
 
     def rows(self, live: int) -> int:
         """At how many rows so many live ones are computed; never fewer for more."""
@@ -81,6 +87,7 @@ class PlainSteps:
     """
 
     keeps = False
+    captures = replays = 0
 
     def __init__(self, rows_step: int, device: torch.device) -> None:
         self._rows_step = rows_step
@@ -147,10 +154,7 @@ class CapturedSteps:
         self._seen: set[tuple[int, int]] = set()
         self._graphs: dict[tuple[int, int], tuple[Tensor, Captured]] = {}
         self._places = _Places()
-        self.captures = 0
-        """Graphs captured so far."""
-        self.replays = 0
-        """Steps that were replayed."""
+        self.captures = self.replays = 0
         self.failed = False
 
     @property

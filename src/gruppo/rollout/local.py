@@ -144,11 +144,15 @@ class LocalEngine(RolloutEngine):
         if self._slots is not None:
             self._slots.weights_changed()
 
-    def close(self) -> None:
-        """Forget the queue, and give back what is kept between rollouts."""
-        self._queue.clear()
+    def sleep(self) -> None:
+        """Give back what is kept between rollouts."""
         if self._slots is not None:
             self._slots.forget()
+
+    def close(self) -> None:
+        """Forget the queue, and give back what is kept."""
+        self._queue.clear()
+        self.sleep()
 
     def _next_rows(self) -> list[Row]:
         """The next rows of one kind of sampling, at most max_live of them."""

@@ -191,9 +191,11 @@ def tree_attention(
     q, k, v = (each.transpose(1, 2)[0] for each in (query, key, value))
     scale = q.shape[-1] ** -0.5 if scaling is None else scaling
     window = keywords.get("sliding_window")
+    windowed = window is not None
     window = window if window is not None and window < layout.depth else None
     cap, sinks = (None, None) if as_sdpa else (keywords.get("softcap"), keywords.get("s_aux"))
-    if sinks is None and tree_blocks.usable(Kind.of(q, k, v, cap, windowed=window is not None), _uncut):
+    kind = Kind.of(q, k, v, cap, windowed=windowed)
+    if sinks is None and tree_blocks.usable(kind, _uncut):
         form, out = "blocks", tree_blocks.attend(q, k, v, layout, scale, window, cap)
     elif cap is not None or sinks is not None:
         form, out = "explicit", _explicit(q, k, v, layout, scale, window, cap, sinks)
