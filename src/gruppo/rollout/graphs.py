@@ -108,18 +108,20 @@ class PlainSteps:
         """Nothing is held."""
 
 
+Capture = Callable[[Callable[[], object]], Callable[[], None]]
+"""Captures a call without arguments; gives what replays it on the same tensors. The call may be made more than once
+meanwhile, what it returns is dropped, and anything may be raised."""
+
+
 @dataclass(frozen=True, slots=True)
-class Captured:
-    """A call that was captured."""
+class _Graph:
+    """A step that was captured."""
 
+    inputs: Tensor
+    """[3, n], read by it."""
+    logits: Tensor
+    """[n, V], written by it; graphs write to the same memory."""
     replay: Callable[[], None]
-    """Computes it again, from the same tensors."""
-    output: Tensor
-    """Where its result comes to be."""
-
-
-Capture = Callable[[Callable[[], Tensor]], Captured]
-"""Captures a call without arguments. It may be made more than once meanwhile, and may raise anything."""
 
 
 @dataclass(slots=True)
@@ -152,7 +154,9 @@ class CapturedSteps:
         self._device = next(model.parameters()).device
         self._plain = PlainSteps(rows_step, self._device)
         self._seen: set[tuple[int, int]] = set()
-        self._graphs: dict[tuple[int, int], tuple[Tensor, Captured]] = {}
+        self._graphs: dict[tuple[int, int], _Graph] = {}
+        self._logits: Tensor | None = None
+        """[rows, V], those of the last step; as many rows as the largest that was captured."""
         self._places = _Places()
         self.captures = self.replays = 0
         self.failed = False
@@ -173,14 +177,25 @@ class CapturedSteps:
             return plainly()
         self._drop_what_moved(cache)
         shape = (columns.shape[1], width)
-        if shape not in self._graphs and not (shape in self._seen and self._captured(shape, step, columns)):
+        if shape not in self._graphs and not (self._comes_again(shape) and self._captured(shape, step, columns)):
             self._seen.add(shape)
-            return plainly()
-        inputs, graph = self._graphs[shape]
-        inputs.copy_(torch.from_numpy(columns))
+            logits = plainly()
+            self._make_room(logits)
+            return logits
+        graph = self._graphs[shape]
+        graph.inputs.copy_(torch.from_numpy(columns))
         graph.replay()
         self.replays += 1
-        return graph.output
+        return graph.logits
+
+    def _comes_again(self, shape: tuple[int, int]) -> bool:
+        """Whether it is to be captured: it came before, and there is room for its logits."""
+        return shape in self._seen and self._logits is not None and len(self._logits) >= shape[0]
+
+    def _make_room(self, logits: Tensor) -> None:
+        """For those of a step that may be captured later. Each graph with its own would hold them all at once."""
+        if not self.failed and (self._logits is None or len(self._logits) < len(logits)):
+            self._logits = torch.empty_like(logits, device=self._device)
 
     def _drop_what_moved(self, cache: SlotCache) -> None:
         """Graphs read and write by address: one whose tensors are elsewhere would work on memory of others."""
@@ -197,9 +212,10 @@ class CapturedSteps:
 
     def _captured(self, shape: tuple[int, int], step: Step, columns: NDArray[np.int64]) -> bool:
         """Capture a step; whether that went well. To make it more than once is to write the same keys again."""
-        inputs = torch.from_numpy(columns).to(self._device, copy=True)
+        assert self._logits is not None
+        inputs, logits = torch.from_numpy(columns).to(self._device, copy=True), self._logits[: shape[0]]
         try:
-            self._graphs[shape] = (inputs, self._capture(lambda: step(inputs)))
+            self._graphs[shape] = _Graph(inputs, logits, self._capture(lambda: logits.copy_(step(inputs))))
         except Exception as error:  # whatever a model, the driver or the memory make of it
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             self.forget()
@@ -216,7 +232,7 @@ class CapturedSteps:
     def forget(self) -> None:
         """Drop all graphs."""
         self._graphs.clear()
-        self._places = _Places()
+        self._places, self._logits = _Places(), None
 
 
 def round_rows(rows: int, step: int) -> int:
@@ -307,7 +323,7 @@ class CudaCapture:
         self._stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
 
-    def __call__(self, call: Callable[[], Tensor]) -> Captured:
+    def __call__(self, call: Callable[[], object]) -> Callable[[], None]:
         """Capture a call."""
         caller = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(caller)
@@ -316,8 +332,8 @@ class CudaCapture:
         caller.wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
-            output = call()
-        return Captured(graph.replay, output)
+            call()
+        return graph.replay
 
 
 def steps_for(model: nn.Module, rows_step: int, capture: Capture | None, note: Callable[[str], None]) -> StepRunner:
