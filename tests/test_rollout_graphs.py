@@ -1,8 +1,11 @@
 """Decode steps that are captured and replayed: the same bits as without, and never on memory that is not theirs."""
 
-from collections.abc import Callable
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import chain
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +14,7 @@ import torch
 from torch import Tensor
 
 from graph_standin import Recorder, StandIn
-from gruppo.rollout.graphs import CapturedSteps, NoWaiting, bucket
+from gruppo.rollout.graphs import CapturedSteps, CudaCapture, NoWaiting, PlainSteps, bucket, steps_for
 from gruppo.rollout.local import LocalEngine
 from gruppo.rollout.shared_prompts import PromptKey
 from gruppo.rollout.slot_model import Prompt, SlotModel
@@ -312,3 +315,44 @@ def test_an_engine_that_sleeps_gives_cache_and_graphs_back():
     assert counts(engine) == (3, 12 + 4, 14 + 5)
     assert of_lengths(engine, [9, 9]) == expected
     assert counts(engine) == (4, 16 + 8, 19 + 9)
+
+
+def test_what_cuda_is_asked_for(monkeypatch: pytest.MonkeyPatch):
+    """Nothing of CUDA runs here: only the order of the calls is held, and that torch's capture takes its arguments."""
+    log: list[str] = []
+    takes = inspect.signature(torch.cuda.graph)
+
+    @contextlib.contextmanager
+    def logged(begin: str) -> Iterator[None]:
+        log.append(begin)
+        yield
+        log.append("end")
+
+    def stream(name: str) -> Any:
+        return SimpleNamespace(name=name, device="cuda:0", wait_stream=lambda o: log.append(f"{name} waits {o.name}"))
+
+    def capturing(*given: Any, **more: Any) -> Any:
+        bound = takes.bind(*given, **more).arguments
+        assert (bound["pool"], bound["stream"].name) == ("pool", "side")
+        return logged(f"capture {bound['capture_error_mode']}")
+
+    stand_ins = {
+        "Stream": lambda _: stream("side"),
+        "current_stream": lambda _: stream("main"),
+        "stream": lambda s: logged(f"on {s.name}"),
+        "graph_pool_handle": lambda: "pool",
+        "CUDAGraph": lambda: SimpleNamespace(replay=lambda: log.append("replay")),
+        "graph": capturing,
+    }
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    replay = CudaCapture(torch.device("cuda"))(lambda: log.append("call"))
+    replay()
+    first = ["side waits main", "on side", "call", "end", "main waits side"]
+    assert log == [*first, "capture thread_local", "call", "end", "replay"]
+
+    on_cuda: Any = SimpleNamespace(parameters=lambda: iter([SimpleNamespace(device=torch.device("cuda"))]))
+    steps = steps_for(on_cuda, 4, None, print)
+    assert isinstance(steps, CapturedSteps)
+    assert isinstance(steps._capture, CudaCapture)
+    assert isinstance(steps_for(tiny(), 4, None, print), PlainSteps)

@@ -13,8 +13,8 @@ once, at the addresses they had when it was captured. So a graph belongs to a bu
    step that comes with such prompts is run plainly.
 
 A shape that comes once is not worth a capture, which costs some steps: it is captured when it comes again, be it after
-the graphs were dropped. Where a
-capture fails (a model that waits for the device, memory), all steps are run plainly from then on, and a line says so.
+the graphs were dropped. Where a capture fails (a model that waits for the device, memory), all steps are run plainly
+from then on, and a line says so.
 
 The logic is tested on a CPU with a recorder that replays operations on the tensors they were recorded with
 (`tests/graph_standin.py`). `CudaCapture` itself was never run: no GPU was at hand.
