@@ -123,7 +123,8 @@ class SlotModel:
         rows = len(tokens)
         before = np.array([len(key[1]) - 1 if key else 0 for key in prompts] or [0] * rows)
         # Idle rows write to slots behind the live ones, which are reserved for them.
-        columns = np.pad(np.stack([tokens, lengths, lengths + before]), ((0, 0), (0, self.steps.rows(rows) - rows)))
+        columns = np.zeros((3, self.steps.rows(rows)), dtype=np.int64)
+        columns[:, :rows] = tokens, lengths, lengths + before
 
         def step(columns: Tensor) -> Tensor:
             cache.begin_decode(columns[1], width, prompts)

@@ -34,8 +34,9 @@ STRIP = 1024
 """Queries whose scores are counted at a time."""
 COMPILED_FOR = 64
 """Kernels that may be compiled: kinds of layers times lengths, with gradient and without. torch stops at 8."""
-OFF = {torch.float32: 1e-4}
-"""Largest difference in a trial, by the largest number expected; what is not listed has 0.02."""
+OFF = {torch.float64: 1e-9, torch.float32: 1e-4}
+"""Largest difference in a trial, by the largest number expected; what is not listed has 0.03 (an uncompiled kernel in bfloat16 is
+off by up to 0.01 of the probabilities written out)."""
 
 Attention = Callable[..., Tensor]
 """(q, k, v, layout, scale, window, cap) -> [L, H, D], as `attend`."""
@@ -85,7 +86,7 @@ def _tried(kind: Kind, plain: Attention) -> str:
         off = max(_difference(kind, plain, window) for window in ((None, 7) if kind.windowed else (None,)))
     except Exception as error:  # the compiler may fail in any way
         return (str(error).strip() or type(error).__name__).splitlines()[0]
-    allowed = OFF.get(kind.dtype, 0.02)
+    allowed = OFF.get(kind.dtype, 0.03)
     return "" if off <= allowed else f"it is off by {off:.1g}"
 
 
