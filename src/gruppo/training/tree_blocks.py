@@ -35,8 +35,8 @@ STRIP = 1024
 COMPILED_FOR = 64
 """Kernels that may be compiled: kinds of layers times lengths, with gradient and without. torch stops at 8."""
 OFF = {torch.float64: 1e-9, torch.float32: 1e-4}
-"""Largest difference in a trial, by the largest number expected. What is not listed has 0.03: uncompiled, in bfloat16, the
-kernel is off by up to 0.01 of the probabilities written out."""
+"""Largest difference in a trial, by the largest number expected. What is not listed has 0.03: uncompiled, in bfloat16,
+the kernel is off by up to 0.01 of the probabilities written out."""
 
 Attention = Callable[..., Tensor]
 """(q, k, v, layout, scale, window, cap) -> [L, H, D], as `attend`."""
