@@ -56,6 +56,8 @@ class Step:
     """The process's largest resident memory so far; on CUDA the allocator's largest."""
     rest_mib: float
     """Its resident memory before the first step."""
+    ways: dict[str, int] = field(default_factory=dict)
+    """How often so far gruppo took each form of attention by trees, and captured and replayed decode steps."""
 
     @property
     def tokens(self) -> int:
@@ -105,6 +107,7 @@ class Asker:
         self._rest = 0.0
         self.rollout = self.reward = 0.0
         self.lengths: list[int] = []
+        self.ways: dict[str, int] = {}
 
     def next(self) -> None:
         """Answer for the step that has ended, wait to be asked for the next; ends the process with the pipe."""
@@ -116,8 +119,8 @@ class Asker:
             seconds = time.perf_counter() - self._began
             update = seconds - self.rollout - self.reward
             cpu_seconds = time.process_time() - self._began_cpu
-            step = Step(seconds, cpu_seconds, self.rollout, self.reward, update, self.lengths, self._peak(), self._rest)
-            self._pipe.answer(asdict(step))
+            parts = (seconds, cpu_seconds, self.rollout, self.reward, update)
+            self._pipe.answer(asdict(Step(*parts, self.lengths, self._peak(), self._rest, self.ways)))
         if self._device == "cuda":
             torch.cuda.empty_cache()  # the other contestant is on the same card
         self._pipe.question()
@@ -207,8 +210,12 @@ def gruppo_trainer(job: Job, folder: Path, out: Path, began: Callable[[], None],
 
 def gruppo(folder: Path, job: Job, asker: Asker) -> None:
     """Steps of gruppo."""
+    from gruppo.training.tree_attention import RAN
 
     def began() -> None:
+        stats = trainer.collector.engine.stats
+        asker.ways = {f"attention by {form}": count for form, count in RAN.items()}
+        asker.ways |= {name: getattr(stats, name) for name in ("decode_steps", "captured_graphs", "replayed_steps")}
         metrics = trainer.recorder.folder.read_metrics()
         if metrics:
             asker.rollout, asker.reward = metrics[-1]["seconds_rollout"], metrics[-1]["seconds_reward"]

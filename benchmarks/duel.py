@@ -44,6 +44,7 @@ def compared(title: str, job: Job, folder: Path, pairs: int, names: Sequence[str
     row |= {name: summary(found) for name, found in steps.items()}
     if "gruppo" in steps:
         row["limit"] = shares(shape, job.precision, machine, steps["gruppo"])
+        row["ways"] = steps["gruppo"][-1].ways
     if len(steps) == 2:
         row["ratio"] = ratio(steps["gruppo"], steps["trl"])
     tell(title, row)

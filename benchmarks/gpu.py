@@ -5,7 +5,8 @@
 
 Not measured yet: no GPU was at hand. Random weights of Qwen2.5's shapes in bfloat16, 16 prompts of 256 tokens x 16
 completions of exactly 512. Prints the ratio, gruppo's share of the measured matrix rate in the update and of the
-measured bandwidth in decoding, and the peak of the allocator; keeps them in benchmarks/results/gpu.json. What each side
+measured bandwidth in decoding, the peak of the allocator, and which ways ran: the forms of attention by trees (`blocks`
+is the fused one), decode steps replayed as CUDA graphs. Keeps them in benchmarks/results/gpu.json. What each side
 does is said in benchmarks/speed.py; TRL begins with all completions in one pass and halves the rows until they fit.
 """
 
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     for name, shape in shapes.items():
         row = {"shape": name, **measured(name, shape, "cpu" if asked.toy else "cuda", asked.pairs, names)}
         print(f"{name}: {row['limit']['bandwidth']:.0%} of the bandwidth in decoding" if "limit" in row else "")
+        print(f"{name}: " + ", ".join(f"{count} {way}" for way, count in row["ways"].items()) if "ways" in row else "")
         rows.append(row)
         if not asked.toy and not asked.only:
             row["card"] = torch.cuda.get_device_name()

@@ -259,6 +259,16 @@ def test_recomputing_keeps_a_boundary_per_layer_and_one_layer() -> None:
     assert less == hidden + tokens * (2 * 32 * 4 + 1944)
 
 
+def test_on_a_gpu_prompts_stand_in_their_rows() -> None:
+    """8 rows of 2 prompts of 100 tokens and completions of 20: 99 and 20 are rounded up to 128 positions."""
+    shape, work = sizes(tiny()), Workload(2, 4, 100, 20, 20)
+    token = 2 * 2 * 2 * 8 * 4  # layers, keys and values, key heads, their size, bytes
+    for device, tokens in ((cpu(1), 8 * 64 + 2 * 99), (named_device("h100")[0], 8 * 128)):
+        found = memory.forecast_memory(config(), shape, work, device)
+        assert found.sampling["KV cache"] == 1.5 * token * tokens
+        assert "KV cache" not in found.update
+
+
 def test_several_gpus_share_what_is_held() -> None:
     shape, work = sizes(tiny()), Workload(4, 2, 8, 8, 8)
     one, two = (memory.forecast_memory(config(), shape, work, named_device("h100", n)[0]) for n in (1, 2))

@@ -19,8 +19,9 @@ from gruppo.training.optimizers import MasterWeights
 from gruppo.training.packing import Batch, Row, micro_batches
 from gruppo.training.policy import LocalPolicy
 from gruppo.training.recompute import recompute_activations
-from gruppo.training.tree_attention import Layout, Span, attending_by_trees
+from gruppo.training.tree_attention import attending_by_trees
 from gruppo.training.tree_gate import why_not_trees
+from gruppo.training.tree_layout import Layout, Span
 from gruppo.training.trees import grow, tree_batches
 from models import VOCABULARY, Caught, distance, same_bits, tiny, weights
 

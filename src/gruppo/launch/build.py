@@ -259,7 +259,7 @@ class Workbench:
         )
 
     def policy(self, optimizers: OptimizerSet) -> LocalPolicy:
-        """The policy; tells why its rows are padded where trees were asked for."""
+        """The policy; tells why its update goes a slower way where trees were asked for."""
         policy = LocalPolicy(
             self.loaded.model,
             optimizers,
@@ -267,8 +267,8 @@ class Workbench:
             reference=self.config.wants_reference,
             packing=self.packing,
         )
-        if self.packing == "trees" and policy.why_padded:
-            self.observer.note(f"padded rows in place of group trees, since {policy.why_padded}; slower, same update")
+        for why in policy.slower if self.packing == "trees" else ():
+            self.observer.note(why)
         return policy
 
     def _demonstrations_beside(self) -> Demonstrations | None:

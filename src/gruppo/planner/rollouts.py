@@ -55,7 +55,7 @@ def while_sampling(config: Config, shape: ModelShape, work: Workload, device: De
     size = SIZES[rollout_precision(config)]
     rows = live_rows(config, work)
     packs = device.is_cpu and work.longest_completion >= PACK_FROM
-    cache = cached_tokens(config, shape, work) * token_bytes(shape, size)
+    cache = cached_tokens(config, shape, work, device) * token_bytes(shape, size)
     logits = rows * shape.vocabulary * size + 3 * 4 * min(
         rows * shape.vocabulary, max(SAMPLING_CHUNK, shape.vocabulary)
     )
@@ -100,10 +100,13 @@ def token_bytes(shape: ModelShape, size: int) -> int:
     return shape.layers * 2 * shape.kv_heads * shape.head_size * size
 
 
-def cached_tokens(config: Config, shape: ModelShape, work: Workload) -> int:
-    """Tokens that the cache has room for: those of each row, and prompts that are kept once for the rows of a group."""
+def cached_tokens(config: Config, shape: ModelShape, work: Workload, device: Device) -> int:
+    """Tokens that the cache has room for: those of each row, and on a CPU prompts kept once for the rows of a group.
+
+    On a GPU decode steps are captured, which wants prompts in their rows (`gruppo.rollout.graphs`).
+    """
     rows, prompt = live_rows(config, work), round(work.prompt_tokens)
-    plainly = not config.plain and not shape.family.startswith(WINDOWED)
+    plainly = device.is_cpu and not config.plain and not shape.family.startswith(WINDOWED)
     if not (plainly and prompt > SHARED_TOKENS and work.group_size >= SHARED_ROWS):
         return rows * slot_width(prompt - 1, work.longest_completion)
     groups = min(work.prompts, -(-rows // work.group_size))

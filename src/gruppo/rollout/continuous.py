@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from gruppo.rollout.rows import Row, holds_stop_string, not_finite, row_uniforms
 from gruppo.rollout.sampling import sample_tokens
 from gruppo.rollout.shared_prompts import PromptKey
-from gruppo.rollout.slot_model import Prompt, SlotModel, round_rows
+from gruppo.rollout.slot_model import Prompt, SlotModel
 from gruppo.rollout.slots import round_up
 from gruppo.types import Completion, SamplingParams, TextDecoder
 
@@ -37,6 +37,10 @@ class DecodeStats:
     prefilled_tokens: int = 0
     shared_prompts: int = 0
     """Prompts that were kept once for all their rows."""
+    captured_graphs: int = 0
+    """Shapes of decode steps that were captured (`rollout.graphs`), some of them again."""
+    replayed_steps: int = 0
+    """Decode steps that replayed one."""
     peak_rows: int = 0
     """Slots of the cache."""
     peak_cache_bytes: int = 0
@@ -130,7 +134,7 @@ class ContinuousBatch:
         self._stats = stats
         self._kind = kind_of(queue[0].request.sampling)
         self._stops = np.array(self._kind.stop_token_ids, dtype=np.int64)
-        self._cache = model.new_cache()
+        self._cache = model.lend_cache()
         self._table = _Table()
         self._freed: list[int] = []
         self._longest = 0
@@ -147,6 +151,7 @@ class ContinuousBatch:
                 yield from self._step()
         finally:
             self._model.packed.release()
+            self._model.give_back(self._cache)
 
     def _fill(self) -> None:
         """Give free slots to waiting rows, and close the gaps that remain."""
@@ -175,7 +180,7 @@ class ContinuousBatch:
         ends = [first + 1 + r.sampling.max_completion_length for first, r in zip(before, requests, strict=True)]
         self._longest = max(self._longest, *ends)
         live = len(self._table.rows) - len(self._freed) + len(arriving)
-        rows = max(self._cache.rows, round_rows(min(self._max_live, live + len(self._queue)), self._model.rows_step))
+        rows = max(self._cache.rows, self._model.steps.rows(min(self._max_live, live + len(self._queue))))
         self._table.reserve(rows, longest)
         self._widen(max(before) + 1, rows)
 
@@ -256,6 +261,8 @@ class ContinuousBatch:
         drawn, drawn_logprobs = sample_tokens(logits, kind.temperature, numbers, kind.top_k, kind.top_p)
         tokens, logprobs = drawn.cpu().numpy(), drawn_logprobs.cpu().numpy()
         self._stats.decode_steps += 1
+        steps = self._model.steps
+        self._stats.captured_graphs, self._stats.replayed_steps = steps.captures, steps.replays
         if not np.isfinite(logprobs).all():
             slot = int((~np.isfinite(logprobs)).argmax())
             raise not_finite(table.rows[slot], int(counts[slot]))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gruppo.monitor.malloc import give_back
 from gruppo.rollout.sampling import sample_tokens
 from gruppo.rollout.shared_prompts import PromptKey
-from gruppo.rollout.slot_model import Prompt, SlotModel, round_rows
+from gruppo.rollout.slot_model import Prompt, SlotModel
 from gruppo.rollout.slots import round_up
 
 STEPS = (4, 8, 16, 32)
@@ -67,7 +67,7 @@ class _Trial:
         self._tokens = generator.integers(0, config.vocab_size, ROWS)
         self._uniforms = torch.from_numpy(generator.random(ROWS, dtype=np.float32)).to(decoder.device)
         self._widest = min(WIDEST, round_up(context))
-        self._source = round_rows(ROWS, decoder.rows_step)
+        self._source = decoder.steps.rows(ROWS)
         self._cache = decoder.new_cache()
         self._cache.reserve(self._source + 1, self._widest)
         beginning = generator.integers(0, config.vocab_size, most).tolist()

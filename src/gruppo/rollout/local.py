@@ -18,6 +18,7 @@ from gruppo.rollout.continuous import ContinuousBatch, DecodeStats
 from gruppo.rollout.decode_attention import KINDS, available
 from gruppo.rollout.engine import RolloutEngine
 from gruppo.rollout.gate import misfit
+from gruppo.rollout.graphs import Capture, steps_for
 from gruppo.rollout.invariance import find_rows_step
 from gruppo.rollout.rows import Row
 from gruppo.rollout.slot_model import SlotModel
@@ -39,6 +40,7 @@ class LocalEngine(RolloutEngine):
             this machine can.
         separate: the model is a copy of the trainer's, whose weights come with adapters merged in, to be rounded to the
             copy's precision.
+        capture: captures decode steps, to replay them; None: CUDA graphs where the model is on CUDA (`rollout.graphs`).
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class LocalEngine(RolloutEngine):
         plain: bool = False,
         batch_invariant: bool = True,
         separate: bool = False,
+        capture: Capture | None = None,
     ) -> None:
         self.separate = separate
         self._model = model
@@ -59,6 +62,7 @@ class LocalEngine(RolloutEngine):
         self._max_live = max_live
         self._context_length = context_length
         self._note = note
+        self._capture = capture
         self._slots: SlotModel | None = None
         self._undecided = not plain
         self._batch_invariant = batch_invariant
@@ -113,7 +117,7 @@ class LocalEngine(RolloutEngine):
                 "batch_invariant: not kept on this machine, whose kernels give a row other last bits beside other "
                 "rows; what is drawn may depend, within rounding, on what is in the batch"
             )
-        self._slots = SlotModel(self._model, step)
+        self._slots = SlotModel(self._model, step, steps_for(self._model, step or 1, self._capture, self._say))
         first = next(self._model.parameters())
         if first.device.type == "cpu" and first.dtype in KINDS and not available(first.dtype):
             self._say(
@@ -146,11 +150,17 @@ class LocalEngine(RolloutEngine):
                     own[name].copy_(tensor)
         self._version = version
         if self._slots is not None:
-            self._slots.packed.repack()
+            self._slots.weights_changed()
+
+    def sleep(self) -> None:
+        """Give back what is kept between rollouts."""
+        if self._slots is not None:
+            self._slots.forget()
 
     def close(self) -> None:
-        """Forget the queue."""
+        """Forget the queue, and give back what is kept."""
         self._queue.clear()
+        self.sleep()
 
     def _next_rows(self) -> list[Row]:
         """The next rows of one kind of sampling, at most max_live of them."""

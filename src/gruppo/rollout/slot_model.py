@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from gruppo.rollout.graphs import PlainSteps, StepRunner
 from gruppo.rollout.packed_weights import PackedWeights
 from gruppo.rollout.shared_prompts import BLOCK, SHARED_ROWS, SHARED_TOKENS, PromptKey
 from gruppo.rollout.slots import Segment, SlotCache, attention_configs, slot_attention_in
@@ -38,21 +39,45 @@ class SlotModel:
         model: the model, known to fit (`rollout.gate`).
         rows_step: prompts are prefilled one by one, and a decode step has a multiple of so many rows, so that a row's
             numbers do not depend on the others (`rollout.invariance`); None: prompts go in packs, and no row is idle.
+        steps: runs the decode steps (`rollout.graphs`); None: plainly.
     """
 
-    def __init__(self, model: nn.Module, rows_step: int | None = ROWS_STEP) -> None:
+    def __init__(self, model: nn.Module, rows_step: int | None = ROWS_STEP, steps: StepRunner | None = None) -> None:
         self._model = model
         self.rows_step = rows_step or 1
         self.pack_tokens = PREFILL_TOKENS if rows_step is None else 0
         self._configs = attention_configs(model)
         self.packed = PackedWeights(model)
         self.device = next(model.parameters()).device
-        self.can_share = self._attends_plainly()
+        self.steps = PlainSteps(self.rows_step, self.device) if steps is None else steps
+        self._kept: SlotCache | None = None
+        self.can_share = not self.steps.keeps and self._attends_plainly()
         """Whether prompts may be kept once."""
 
     def new_cache(self) -> SlotCache:
         """A cache for this model."""
         return SlotCache(1 if self.pack_tokens else BLOCK)
+
+    def lend_cache(self) -> SlotCache:
+        """A cache for a batch: the one that was kept, if it is not lent, or a new one."""
+        cache, self._kept = self.new_cache() if self._kept is None else self._kept, None
+        self.steps.look_again()
+        return cache
+
+    def give_back(self, cache: SlotCache) -> None:
+        """A batch has ended: keep its cache where the runner of steps asks for it."""
+        cache.prompts.keep(set())
+        self._kept = cache if self.steps.keeps else None
+
+    def weights_changed(self) -> None:
+        """What was copied of the weights, or knows where they are, is made anew."""
+        self.packed.repack()
+        self.steps.look_again()
+
+    def forget(self) -> None:
+        """Give back what is kept between batches."""
+        self._kept = None
+        self.steps.forget()
 
     def shares(self, request: GroupRequest) -> bool:
         """Whether the prompt of a request is kept once for all its rows; a matter of the request alone."""
@@ -86,7 +111,7 @@ class SlotModel:
         width: int,
         prompts: Sequence[PromptKey | None] = (),
     ) -> Tensor:
-        """Logits [n, V] after one more token of each row.
+        """Logits [n, V] after one more token of each row; the next call may overwrite them.
 
         Args:
             cache: with the rows in its first slots.
@@ -97,11 +122,16 @@ class SlotModel:
         """
         rows = len(tokens)
         before = np.array([len(key[1]) - 1 if key else 0 for key in prompts] or [0] * rows)
-        idle = -rows % self.rows_step
-        if idle:
-            tokens, lengths, before = (np.pad(column, (0, idle)) for column in (tokens, lengths, before))
-        cache.begin_decode(self._tensor(lengths), width, prompts)
-        return self._call(cache, self._tensor(tokens)[:, None], self._tensor(lengths + before)[:, None])[:rows, -1]
+        # Idle rows write to slots behind the live ones, which are reserved for them.
+        columns = np.zeros((3, self.steps.rows(rows)), dtype=np.int64)
+        columns[:, :rows] = tokens, lengths, lengths + before
+
+        def step(columns: Tensor) -> Tensor:
+            cache.begin_decode(columns[1], width, prompts)
+            return self._call(cache, columns[0, :, None], columns[2, :, None])[:, -1]
+
+        shares = any(prompts)
+        return self.steps.run(step, columns, width, cache, shares=shares)[:rows]
 
     @torch.inference_mode()
     def _call(self, cache: SlotCache, input_ids: Tensor, positions: Tensor) -> Tensor:
@@ -122,8 +152,3 @@ class SlotModel:
 
     def _tensor(self, array: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(array).to(self.device)
-
-
-def round_rows(rows: int, step: int) -> int:
-    """Slots for so many rows and the idle ones beside them."""
-    return -(-rows // step) * step

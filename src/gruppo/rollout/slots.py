@@ -106,6 +106,11 @@ class SlotCache(Cache):
         return sum(t.nbytes for pair in self._buffers.values() for t in pair) + self.prompts.bytes
 
     @property
+    def addresses(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        """Where each buffer is, and its shape; nothing where none has been made."""
+        return tuple((t.data_ptr(), tuple(t.shape)) for pair in self._buffers.values() for t in pair)
+
+    @property
     def alike(self) -> bool:
         """Whether keys and values have the same size in every layer."""
         return all(keys.shape == values.shape for keys, values in self._buffers.values())

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gruppo.monitor.malloc import give_back
+from gruppo.training import tree_blocks
 from gruppo.training.export import exported_weights
 from gruppo.training.logprobs import TokenLogprobs
 from gruppo.training.losses import LossSettings, Sums, UpdateStats, part_loss
@@ -95,6 +96,14 @@ class LocalPolicy:
         self.reference = ReferencePolicy(model) if reference else None
         self._passes, self.why_padded = passes_of(model, token_budget, packing)
         """`why_padded`: why rows are padded; empty where they are trees."""
+
+    @property
+    def slower(self) -> list[str]:
+        """Why the update goes a slower way than trees, on CUDA in a fused kernel; its result is the same."""
+        if self.why_padded:
+            return [f"padded rows in place of group trees, since {self.why_padded}; slower, same update"]
+        reasons = sorted({why for why in tree_blocks.why_not.values() if why})
+        return [f"attention by trees without its fused kernel, since {why}; slower, same update" for why in reasons]
 
     def update(self, batch: Batch, loss: LossSettings, lr_factor: float) -> UpdateStats:
         """`updates_per_batch` passes of `minibatches` optimizer steps each over the batch.

@@ -3,29 +3,35 @@
 Legend: L tokens of a row, H heads, D their size, K key heads.
 
 A token attends to its prompt up to itself, and if it stands in a branch, to its whole prompt and to its branch up to
-itself. Three forms give the same numbers:
+itself. Four forms give the same numbers:
 
 1. `_PartsAttention`, on a CPU: causal attention inside every prompt and every branch, full attention of the branches
    to their prompt, and the two merged by their log-sum-exps. The backward pass of a part, given the merged output
    and log-sum-exp, gives exactly that part's share of the gradient, so nothing is computed that the tree has not.
-2. `_masked`, elsewhere or where a window is active: torch's attention of each tree under its mask.
-3. `_explicit`, where scores are capped or a layer has sinks: the probabilities written out.
+2. `tree_blocks.attend`, on CUDA: one fused kernel for the row, which skips blocks that nobody attends to; windows and
+   capped scores included. A kind of layer is tried once, and where the kernel fails or is off, forms 3 and 4 do it.
+3. `_masked`, elsewhere or where a window is active on a CPU: torch's attention of each tree under its mask.
+4. `_explicit`, where scores are capped (not on CUDA) or a layer has sinks: the probabilities written out.
 
 A model takes part by `set_attn_implementation(NAME)`; for a name that its mask registry does not know transformers
 builds no mask. Outside `attending_by_trees` the model is as it was: sampling and evaluation never come here.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property, partial
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
+
+from gruppo.training import tree_blocks
+from gruppo.training.tree_blocks import Kind
+from gruppo.training.tree_layout import Layout, Part
 
 NAME = "gruppo_tree"
 KEYWORD = "gruppo_tree"
@@ -46,142 +52,8 @@ IDLE = frozenset(
     }
 )
 """Keywords that models hand to their attention though they say nothing of its result."""
-
-
-class Span(NamedTuple):
-    """Where a tree stands in its row."""
-
-    start: int
-    prompt: int
-    """Tokens of the prompt."""
-    branches: tuple[int, ...]
-    """Tokens of each branch; may be 0."""
-
-    @property
-    def body(self) -> int:
-        """Where the prompt ends."""
-        return self.start + self.prompt
-
-    @property
-    def end(self) -> int:
-        """Where the tree ends."""
-        return self.body + sum(self.branches)
-
-    @property
-    def depth(self) -> int:
-        """Tokens of the longest way from the root."""
-        return self.prompt + max(self.branches, default=0)
-
-
-class Part(NamedTuple):
-    """Segments of a row whose attention is one call: B of them, side by side, at most Q queries and K keys each.
-
-    Shorter ones are filled up with their own last token, which changes nothing: no query sees a later key, and what
-    comes out for a filled-up query is dropped.
-    """
-
-    queries: Tensor | slice
-    """[B, Q] places; or the one segment."""
-    keys: Tensor | slice
-    """[B, K] places; or the one segment."""
-    kept: Tensor | slice
-    """[n] which of the flat queries are not filled up; or all."""
-    places: Tensor | slice
-    """[n] where they stand in the row."""
-    causal: bool
-
-
-@dataclass
-class Layout:
-    """The trees of a row, and what attention needs to know of them; made once per row, used by every layer."""
-
-    spans: tuple[Span, ...]
-    calls: int = 0
-    """Attention calls that came by, for the gate."""
-    seen: set[str] = field(default_factory=set[str])
-    """Keywords that came with them and are not heeded here, for the gate."""
-    _masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict[tuple[int, int | None], Tensor])
-
-    @cached_property
-    def depth(self) -> int:
-        """Tokens of the longest way from a root."""
-        return max(span.depth for span in self.spans)
-
-    @cached_property
-    def own(self) -> list[Part]:
-        """Causal attention inside every prompt and every branch."""
-        segments: list[tuple[int, int]] = []
-        for span in self.spans:
-            segments.append((span.start, span.prompt))
-            place = span.body
-            for length in span.branches:
-                segments.append((place, length))
-                place += length
-        return [_part(alike, alike, causal=True) for alike in _alike([each for each in segments if each[1]])]
-
-    @cached_property
-    def to_prompts(self) -> list[Part]:
-        """Attention of branches to their whole prompt; prompts of equal length may share a call."""
-        by_length: dict[int, list[Span]] = {}
-        for span in self.spans:
-            if span.end > span.body:
-                by_length.setdefault(span.prompt, []).append(span)
-        parts: list[Part] = []
-        for spans in by_length.values():
-            roots = {span.body: (span.start, span.prompt) for span in spans}
-            groups = _alike([(span.body, span.end - span.body) for span in spans])
-            parts += [_part(alike, [roots[start] for start, _ in alike], causal=False) for alike in groups]
-        return parts
-
-    def mask(self, number: int, window: int | None, device: torch.device) -> Tensor:
-        """[L, L] of one tree: True where the row's token attends to the column's."""
-        if (number, window) not in self._masks:
-            span = self.spans[number]
-            lengths = torch.tensor([span.prompt, *span.branches], device=device)
-            branch = torch.arange(len(lengths), device=device).repeat_interleave(lengths)
-            place = torch.arange(len(branch), device=device)
-            starts = lengths.cumsum(0) - lengths
-            depth = place - (starts - span.prompt).clamp_min(0).repeat_interleave(lengths)
-            mask = (branch == 0) | (branch[:, None] == branch)
-            mask = mask & (place[:, None] >= place)
-            if window is not None:
-                mask = mask & (depth[:, None] - depth < window)
-            self._masks[number, window] = mask
-        return self._masks[number, window]
-
-
-def _alike(segments: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
-    """(start, length) sorted into calls, longest first: a call's padding is small, or small beside a call's cost."""
-    groups: list[list[tuple[int, int]]] = []
-    for segment in sorted(segments, key=lambda each: -each[1]):
-        longest = groups[-1][0][1] if groups else 0
-        if groups and longest * longest - segment[1] * segment[1] <= _WORTH_A_CALL:
-            groups[-1].append(segment)
-        else:
-            groups.append([segment])
-    return groups
-
-
-_WORTH_A_CALL = 2_048
-"""Scores that may be wasted on filling up a segment before it gets a call of its own."""
-
-
-def _part(queries: Sequence[tuple[int, int]], keys: Sequence[tuple[int, int]], *, causal: bool) -> Part:
-    if len(queries) == 1:
-        (start, length), (first, count) = queries[0], keys[0]
-        here = slice(start, start + length)
-        return Part(here, slice(first, first + count), slice(None), here, causal)
-    lengths = torch.tensor([length for _, length in queries])
-    steps = torch.arange(int(lengths.max()))
-    wanted = steps < lengths[:, None]
-    places = _filled_up(queries)
-    return Part(places, _filled_up(keys), wanted.flatten().nonzero()[:, 0], places[wanted], causal)
-
-
-def _filled_up(segments: Sequence[tuple[int, int]]) -> Tensor:
-    """[B, longest] places, a shorter segment's last one repeated."""
-    starts, lengths = (torch.tensor(each)[:, None] for each in zip(*segments, strict=True))
-    return starts + torch.minimum(torch.arange(int(lengths.max())), lengths - 1)
+RAN: Counter[str] = Counter()
+"""How often each form has been taken in this process: parts, blocks, masked, explicit."""
 
 
 def _gathered(values: Tensor, places: Tensor | slice) -> Tensor:
@@ -286,6 +158,10 @@ def _explicit(
     return torch.cat(found, dim=1).transpose(0, 1)
 
 
+_uncut = partial(_explicit, sinks=None)
+"""What the fused kernel is held to when it is tried."""
+
+
 def _repeated(values: Tensor, q: Tensor) -> Tensor:
     """[1, K, L, D] as [1, H, L, D]: each key head for its queries' heads."""
     return values.repeat_interleave(q.shape[1] // values.shape[1], dim=1)
@@ -315,13 +191,20 @@ def tree_attention(
     q, k, v = (each.transpose(1, 2)[0] for each in (query, key, value))
     scale = q.shape[-1] ** -0.5 if scaling is None else scaling
     window = keywords.get("sliding_window")
+    windowed = window is not None
     window = window if window is not None and window < layout.depth else None
-    cap, sinks = keywords.get("softcap"), keywords.get("s_aux")
-    if not as_sdpa and (cap is not None or sinks is not None):
-        return _explicit(q, k, v, layout, scale, window, cap, sinks)[None], None
-    if window is not None or q.device.type != "cpu" or q.shape[-1] != v.shape[-1]:
-        return _masked(q, k, v, layout, scale, window)[None], None
-    return _PartsAttention.apply(q, k, v, layout, scale)[None], None  # pyright: ignore[reportOptionalSubscript]
+    cap, sinks = (None, None) if as_sdpa else (keywords.get("softcap"), keywords.get("s_aux"))
+    kind = Kind.of(q, k, v, cap, windowed=windowed)
+    if sinks is None and tree_blocks.usable(kind, _uncut):
+        form, out = "blocks", tree_blocks.attend(q, k, v, layout, scale, window, cap)
+    elif cap is not None or sinks is not None:
+        form, out = "explicit", _explicit(q, k, v, layout, scale, window, cap, sinks)
+    elif window is not None or q.device.type != "cpu" or q.shape[-1] != v.shape[-1]:
+        form, out = "masked", _masked(q, k, v, layout, scale, window)
+    else:
+        form, out = "parts", _PartsAttention.apply(q, k, v, layout, scale)
+    RAN[form] += 1
+    return out[None], None  # pyright: ignore[reportOptionalSubscript]
 
 
 AttentionInterface.register(NAME, tree_attention)

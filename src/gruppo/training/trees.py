@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from gruppo.training.packing import LossTokens, Row
-from gruppo.training.tree_attention import Layout, Span
+from gruppo.training.tree_layout import Layout, Span
 
 
 @dataclass(frozen=True, slots=True)
