@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from worker import Pipe, Worker
+from worker import LIMIT, Pipe, Worker
 
 LEARNING_RATE = 1e-6
 
@@ -83,9 +83,9 @@ class Contestant:
         self._worker = Worker(name, [sys.executable, __file__, name, str(folder), json.dumps(asdict(job))], environment)
         self.close = self._worker.close
 
-    def step(self) -> Step:
-        """One step. Raises what `Worker.ask` does."""
-        return Step(**self._worker.ask())
+    def step(self, limit: float = LIMIT) -> Step:
+        """One step, in so many seconds at most. Raises what `Worker.ask` does."""
+        return Step(**self._worker.ask(limit=limit))
 
 
 def pin(threads: int) -> None:
