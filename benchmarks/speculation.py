@@ -1,7 +1,7 @@
 """Would drafts, checked exactly, make generation quicker? A replay of recorded batches with measured costs.
 
     python benchmarks/speculation_record.py --kk DIR    # once: the recordings
-    python benchmarks/speculation.py [--shapes demo,g,b] [--rounds 7] [--batches 4]
+    python benchmarks/speculation.py [--measure] [--rounds 11] [--batches 4]
 
 A row's token at a position is a function of its logits and its own random number, so a drafted token is right exactly
 if it is the token that the row draws, and a replay of recorded completions tells exactly what would be accepted.
@@ -17,8 +17,10 @@ frequent one is drafted, token by token. Where the sources come from:
 
 Rows decode in lock step, all from the start. While more rows live than the gate, a step is a decode step; below it,
 every row gets as many tokens as the longest draft has (`padded`), or each its own (`ragged`, a lower bound of the cost,
-interpolated). Costs of calls are measured (`speculation_cost.py`: attention with the bits of decoding); the prompts'
-prefill and the seconds of looking up are counted.
+interpolated). Drafts have up to 2, 4, 8 tokens, or up to 8 while each is sure enough; of these and of the gates the
+best is taken, with hindsight. Costs of calls are CPU time (`speculation_cost.py`: attention with the bits of decoding);
+they are kept in RUNS/costs.json and measured where that is missing (--measure: measured, and nothing else). The
+prompts' prefill and the seconds of looking up are counted.
 """
 
 import argparse
@@ -33,7 +35,8 @@ from results import ROOT, store
 from speculation_cost import QUERIES, Bench, Costs, bench
 from speculation_replay import SOURCES, Batch, Replay, batches
 
-DRAFTS = (2, 4, 8)
+DRAFTS = ((2, 0.0), (4, 0.0), (8, 0.0), (8, 0.5), (8, 0.7), (8, 0.85))
+"""Tokens of a draft at most, and how sure each has to be."""
 GATES = (1, 2, 4, 8, 16, 32, 64, 256)
 BATCH = {"demo": None, "g": 64, "b": 32}
 """Rows of a batch by shape, as many whole groups of a recorded step; None: all of them."""
@@ -63,7 +66,7 @@ def accepted(found: Sequence[Batch]) -> dict[str, list[float]]:
     """Tokens that a verification gives, by source and length of drafts, where every row always speculates."""
     table: dict[str, list[float]] = {}
     for source in SOURCES:
-        replays = [[Replay(batch, source, most, 10**6).run() for batch in found] for most in DRAFTS]
+        replays = [[Replay(batch, source, most, 10**6).run() for batch in found] for most in (2, 4, 8)]
         # Rows without a draft draw one token all the same.
         tokens = sum(len(row) for batch in found for group in batch.groups for row in group)
         table[source] = [tokens / sum(_row_steps(each) for each in those) for those in replays]
@@ -87,9 +90,10 @@ def gains(found: Sequence[Batch], cost: Cost, prefill: float) -> list[dict[str, 
     rows: list[dict[str, Any]] = []
     for source in SOURCES:
         tried = {
-            (most, gate): [Replay(batch, source, most, gate).run() for batch in found]
-            for most in DRAFTS
+            (most, sure, gate): [Replay(batch, source, most, gate, sure).run() for batch in found]
+            for most, sure in DRAFTS
             for gate in GATES
+            if source != "oracle" or not sure
         }
         for ragged in (False, True):
             totals = {key: fixed + cost.of(those, ragged=ragged) for key, those in tried.items()}
@@ -100,11 +104,13 @@ def gains(found: Sequence[Batch], cost: Cost, prefill: float) -> list[dict[str, 
                     "source": source,
                     "ragged": ragged,
                     "draft": best[0],
-                    "gate": best[1],
+                    "sure": best[1],
+                    "gate": best[2],
+                    "decoding_alone": (base - fixed) / (totals[best] - fixed),
                     "speed_up": base / totals[best],
                     "with_looking_up": base / (totals[best] + looking_up),
                     "per_verification": _ratio(tried[best]),
-                    "by_gate": [base / min(totals[most, gate] for most in DRAFTS) for gate in GATES],
+                    "by_gate": [base / min(total for key, total in totals.items() if key[2] == gate) for gate in GATES],
                     "base_ms": base / len(found),
                 }
             )
@@ -115,21 +121,21 @@ def _ratio(replays: Sequence[Replay]) -> float:
     return sum(each.gained for each in replays) / max(1, sum(each.checked for each in replays))
 
 
-def measured(shapes: Sequence[str], model: Path, rounds: int) -> tuple[dict[str, Cost], dict[str, float]]:
-    """Costs of calls and of a prompt's prefill by shape; prints them."""
-    costs: dict[str, Cost] = {}
-    prefill: dict[str, float] = {}
-    for shape in shapes:
+def measure(model: Path, rounds: int) -> dict[str, Any]:
+    """Costs of calls and of a prompt's prefill by shape, as JSON has them; prints them."""
+    kept: dict[str, Any] = {}
+    print("CPU milliseconds, medians", flush=True)
+    for shape in BATCH:
         made: Bench = bench(shape, str(model))
         found = made.costs(rounds)
-        costs[shape], prefill[shape] = Cost(found), made.prefill_ms
+        kept[shape] = {"prefill": made.prefill_ms, "calls": [[n, q, cost] for (n, q), cost in found.items()]}
         print(f"{shape}: prefill {made.prefill_ms:.1f} ms a prompt; a call of n rows x q tokens, ms", flush=True)
         print("   n " + "".join(f"  q = {q}   " for q in QUERIES))
         for n in sorted({rows for rows, _ in found}):
             print(f"{n:4} " + " ".join(f"{found[n, q]:9.2f}" for q in QUERIES), flush=True)
         equal = {f"{n}x{q}": made.equal_bits(n, q)[0] for n, q in ((1, 3), (2, 5), (8, 5), (5, 9))}
         print(f"     logits with the bits of decoding: {json.dumps(equal)}", flush=True)
-    return costs, prefill
+    return kept
 
 
 def said(row: dict[str, Any]) -> str:
@@ -137,7 +143,8 @@ def said(row: dict[str, Any]) -> str:
     gates = " ".join(f"{each:.2f}" for each in row["by_gate"])
     return (
         f"{row['source']:9} {'ragged' if row['ragged'] else 'padded'}: {row['speed_up']:.2f}x "
-        f"({row['with_looking_up']:.2f} with looking up in Python) at k = {row['draft']}, gate {row['gate']}, "
+        f"({row['with_looking_up']:.2f} with looking up in Python), {row['decoding_alone']:.2f} of decoding alone, "
+        f"at k = {row['draft']}, sure {row['sure']}, gate {row['gate']}, "
         f"{row['per_verification']:.2f} tokens a verification; by gate {gates}; without {row['base_ms']:,.0f} ms"
     )
 
@@ -146,12 +153,18 @@ def main() -> None:
     """Measure, replay, print and store."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "speculation")
-    parser.add_argument("--shapes", default="demo,g,b")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--measure", action="store_true", help="measure the costs anew, and nothing else")
+    parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--batches", type=int, default=4)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    costs, prefill = measured(asked.shapes.split(","), asked.runs / "sft" / "model", asked.rounds)
+    path = asked.runs / "costs.json"
+    if asked.measure or not path.exists():
+        path.write_text(json.dumps(measure(asked.runs / "sft" / "model", asked.rounds)))
+    if asked.measure:
+        return
+    kept = json.loads(path.read_text())
+    costs = {shape: Cost({(n, q): ms for n, q, ms in kept[shape]["calls"]}) for shape in kept}
     rows: list[dict[str, Any]] = []
     for run in ("demo", "again", "knights"):
         if not (asked.runs / run / "rollouts").exists():
@@ -164,10 +177,10 @@ def main() -> None:
             if shape == next(iter(costs)):
                 for source, tokens in accepted(found).items():
                     print(f"  {source}: tokens a step of a row " + ", ".join(f"{t:.2f}" for t in tokens), flush=True)
-            for row in gains(found, costs[shape], prefill[shape]):
+            for row in gains(found, costs[shape], kept[shape]["prefill"]):
                 rows.append({"run": run, "shape": shape, **row})
                 print(f"  {said(row)}", flush=True)
-    store("speculation", f"python benchmarks/speculation.py --rounds {asked.rounds} --batches {asked.batches}", rows)
+    store("speculation", f"python benchmarks/speculation.py --batches {asked.batches}", rows)
 
 
 if __name__ == "__main__":

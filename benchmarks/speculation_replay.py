@@ -10,8 +10,9 @@ import numpy as np
 
 from gruppo.monitor.rollout_table import read_rollout_table
 
-LONGEST, SHORTEST = 4, 2
-"""Tokens by which drafts are looked up."""
+SIZES = (4, 3, 2)
+"""Numbers of last tokens by which drafts are looked up."""
+LONGEST = SIZES[0]
 START = (-1,) * LONGEST
 """Stands before a completion for the end of its prompt."""
 SOURCES = ("finished", "siblings", "earlier", "last step", "all", "oracle")
@@ -31,7 +32,7 @@ class Batch:
 
 def add(grams: Grams, context: Sequence[int], token: int) -> None:
     """Count a token under the last tokens before it."""
-    for size in range(SHORTEST, LONGEST + 1):
+    for size in SIZES:
         grams[tuple(context[-size:])][token] += 1
 
 
@@ -45,28 +46,38 @@ def indexed(completions: Sequence[Tokens]) -> Grams:
     return grams
 
 
-def drafted(context: Tokens, most: int, known: Sequence[Grams]) -> list[int]:
-    """Up to so many tokens that may follow; the first of `known` comes first at equal length."""
+def drafted(context: Tokens, most: int, sure: float, known: Sequence[Grams]) -> list[int]:
+    """Tokens that may follow.
+
+    Args:
+        context: the last LONGEST tokens.
+        most: tokens of the draft.
+        sure: it ends before a token that came less often than in this share of the cases (and one case more).
+        known: what to look up in; the first comes first at equal length.
+    """
     draft: list[int] = []
     while len(draft) < most:
         found = None
-        for size in range(LONGEST, SHORTEST - 1, -1):
+        for size in SIZES:
             end = context[-size:]
             found = next((grams[end] for grams in known if end in grams), None)
             if found:
                 break
         if not found:
             break
-        draft.append(max(found, key=found.__getitem__))
+        token = max(found, key=found.__getitem__)
+        if sure and found[token] < sure * (found.total() + 1):
+            break
+        draft.append(token)
         context = (*context[1:], draft[-1])
     return draft
 
 
 class Replay:
-    """One batch decoded with one source, length of drafts and gate."""
+    """One batch decoded with one source, length of drafts, sureness (as in `drafted`) and gate."""
 
-    def __init__(self, batch: Batch, source: str, most: int, gate: int) -> None:
-        self.batch, self.source, self.most, self.gate = batch, source, most, gate
+    def __init__(self, batch: Batch, source: str, most: int, gate: int, sure: float = 0.0) -> None:
+        self.batch, self.source, self.most, self.gate, self.sure = batch, source, most, gate, sure
         self.grams: list[Grams] = [defaultdict(Counter) for _ in batch.groups]
         self.rows = [(group, START + tokens) for group, row in enumerate(batch.groups) for tokens in row]
         self.places = [LONGEST] * len(self.rows)
@@ -96,10 +107,11 @@ class Replay:
         if self.source == "oracle":
             return [list(self._told(row, self.places[row], self.most)) for row in live]
         begun = time.perf_counter()
-        found = [
-            drafted(self._told(row, self.places[row] - LONGEST, LONGEST), self.most, self._known(self.rows[row][0]))
-            for row in live
-        ]
+        found: list[list[int]] = []
+        for row in live:
+            group, told = self.rows[row]
+            last = told[self.places[row] - LONGEST : self.places[row]]
+            found.append(drafted(last, self.most, self.sure, self._known(group)))
         self.looking_up_s += time.perf_counter() - begun
         return found
 
