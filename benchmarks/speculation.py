@@ -110,7 +110,9 @@ def gains(found: Sequence[Batch], cost: Cost, prefill: float) -> list[dict[str, 
                     "speed_up": base / totals[best],
                     "with_looking_up": base / (totals[best] + looking_up),
                     "per_verification": _ratio(tried[best]),
-                    "by_gate": [base / min(total for key, total in totals.items() if key[2] == gate) for gate in GATES],
+                    "by_gate": " ".join(
+                        f"{base / min(total for key, total in totals.items() if key[2] == gate):.2f}" for gate in GATES
+                    ),
                     "base_ms": base / len(found),
                 }
             )
@@ -140,12 +142,11 @@ def measure(model: Path, rounds: int) -> dict[str, Any]:
 
 def said(row: dict[str, Any]) -> str:
     """A source in a line."""
-    gates = " ".join(f"{each:.2f}" for each in row["by_gate"])
     return (
         f"{row['source']:9} {'ragged' if row['ragged'] else 'padded'}: {row['speed_up']:.2f}x "
         f"({row['with_looking_up']:.2f} with looking up in Python), {row['decoding_alone']:.2f} of decoding alone, "
         f"at k = {row['draft']}, sure {row['sure']}, gate {row['gate']}, "
-        f"{row['per_verification']:.2f} tokens a verification; by gate {gates}; without {row['base_ms']:,.0f} ms"
+        f"{row['per_verification']:.2f} tokens a verification; by gate {row['by_gate']}; without {row['base_ms']:,.0f} ms"
     )
 
 
