@@ -146,7 +146,8 @@ def said(row: dict[str, Any]) -> str:
         f"{row['source']:9} {'ragged' if row['ragged'] else 'padded'}: {row['speed_up']:.2f}x "
         f"({row['with_looking_up']:.2f} with looking up in Python), {row['decoding_alone']:.2f} of decoding alone, "
         f"at k = {row['draft']}, sure {row['sure']}, gate {row['gate']}, "
-        f"{row['per_verification']:.2f} tokens a verification; by gate {row['by_gate']}; without {row['base_ms']:,.0f} ms"
+        f"{row['per_verification']:.2f} tokens a verification; by gate {row['by_gate']}; "
+        f"without {row['base_ms']:,.0f} ms"
     )
 
 
