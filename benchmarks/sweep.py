@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--steps", type=int, default=2, help="steps of a point that are counted")
     parser.add_argument("--limit", type=float, default=240, help="seconds that a point may take")
+    parser.add_argument("--ways", default="", metavar="TEXT", help="of the long prompt, those with TEXT in their name")
     parser.add_argument("--render", action="store_true", help="only render the page")
     asked = parser.parse_args()
     for threads in [] if asked.render else map(int, asked.threads.split(",")):
@@ -65,7 +66,8 @@ def main() -> None:
             command = f"python benchmarks/sweep.py --axes {axis} --threads {threads} --steps {asked.steps} "
             command += f"--limit {asked.limit:.0f}"
             if axis == "long":
-                long_prompt(threads, asked.steps, asked.limit, command)
+                command += f" --ways {asked.ways}" if asked.ways else ""
+                long_prompt([way for way in WAYS if asked.ways in way], threads, asked.steps, asked.limit, command)
             else:
                 along(axis, threads, asked.steps, asked.limit, command)
     render()
@@ -94,18 +96,15 @@ def along(axis: str, threads: int, steps: int, limit: float, command: str) -> No
         before = row
 
 
-def long_prompt(threads: int, steps: int, limit: float, command: str) -> None:
+def long_prompt(ways: list[str], threads: int, steps: int, limit: float, command: str) -> None:
     """A prompt of 2,048, group 16, completions of 64, in turns: each prompt once, against repeated."""
-    contestants = [(name, Job(asdict(LONG), threads=threads, **extra)) for name, extra in WAYS.values()]
-    ours: Row | None = None
-    for way, row in zip(WAYS, measured(LONG, contestants, threads, steps, limit), strict=True):
+    contestants = [(WAYS[way][0], Job(asdict(LONG), threads=threads, **WAYS[way][1])) for way in ways]
+    for way, row in zip(ways, measured(LONG, contestants, threads, steps, limit), strict=True):
         if row is None:
             print(f"long, {way}, {threads} threads: left out, a step takes more than {limit:.0f} s", flush=True)
             continue
         row = {"axis": "long", "value": LONG.prompt_length, "way": way, "threads": threads, **row}
-        ours = ours or row
-        times = row["cpu_seconds"] / ours["cpu_seconds"]
-        print(f"long, {way}, {threads} threads: {row['cpu_seconds']:.2f} CPU seconds, {times:.2f} times the first")
+        print(f"long, {way}, {threads} threads: {row['cpu_seconds']:.2f} CPU seconds", flush=True)
         keep("sweep", row, KEY, command)
 
 
