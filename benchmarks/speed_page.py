@@ -167,7 +167,8 @@ def _sweep(rows: Sequence[Row]) -> str:
     parts = [
         "## How the cost grows\n",
         "gruppo alone, one number at a time around a base of 3.5M parameters, vocabulary 4,096, 4 prompts of 256 "
-        "tokens x 8 completions of exactly 128, float32 (`benchmarks/sweep.py`). Ratios are of CPU seconds. Steps 0: "
+        "tokens x 8 completions of exactly 128, float32 (`benchmarks/sweep.py`). Ratios are of CPU seconds; the parts are "
+        "by the clock, and so are longer where other processes had the core. Steps 0: "
         "the figure is that of the first step, which warms up, since a second one would have passed the time limit of "
         "a point. A point that is not there was not measured, or one step of it takes longer than the limit.\n",
     ]
@@ -194,7 +195,7 @@ def _growing(rows: Sequence[Row]) -> list[list[str]]:
 def _ways(rows: Sequence[Row]) -> list[list[str]]:
     ours = {row["threads"]: row["cpu_seconds"] for row in rows if row["way"] == "trees, slots"}
     found: list[list[str]] = []
-    for row in rows:
+    for row in sorted(rows, key=lambda row: (row["threads"], row["cpu_seconds"])):
         ratio = row["cpu_seconds"] / ours[row["threads"]] if row["threads"] in ours else None
         found.append([row["way"], *_costs(row, ratio)])
     return found
