@@ -167,8 +167,8 @@ def _sweep(rows: Sequence[Row]) -> str:
     parts = [
         "## How the cost grows\n",
         "gruppo alone, one number at a time around a base of 3.5M parameters, vocabulary 4,096, 4 prompts of 256 "
-        "tokens x 8 completions of exactly 128, float32 (`benchmarks/sweep.py`). Ratios are of CPU seconds; the parts are "
-        "by the clock, and so are longer where other processes had the core. Steps 0: "
+        "tokens x 8 completions of exactly 128, float32 (`benchmarks/sweep.py`). Ratios are of CPU seconds; the parts "
+        "are by the clock, and so are longer where other processes had the core. Steps 0: "
         "the figure is that of the first step, which warms up, since a second one would have passed the time limit of "
         "a point. A point that is not there was not measured, or one step of it takes longer than the limit.\n",
     ]
