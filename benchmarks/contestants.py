@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from worker import Pipe, Worker
+from worker import LIMIT, Pipe, Worker
 
 LEARNING_RATE = 1e-6
 
@@ -35,6 +35,8 @@ class Job:
     device: str = "cpu"
     plain: bool = False
     """gruppo's option `plain`: decoding in waves, padded rows."""
+    micro_batch_tokens: int | None = None
+    """gruppo's option of that name; None: its default."""
     trl: dict[str, Any] = field(default_factory=dict)
     """Settings of TRL's GRPOConfig beside those of the shape; `dtype` and `attn_implementation` are the model's,
     `parts` is how many forward and backward passes an update has."""
@@ -85,9 +87,9 @@ class Contestant:
         self._worker = Worker(name, [sys.executable, __file__, name, str(folder), json.dumps(asdict(job))], environment)
         self.close = self._worker.close
 
-    def step(self) -> Step:
-        """One step. Raises what `Worker.ask` does."""
-        return Step(**self._worker.ask())
+    def step(self, limit: float = LIMIT) -> Step:
+        """One step, in so many seconds at most. Raises what `Worker.ask` does."""
+        return Step(**self._worker.ask(limit=limit))
 
 
 def pin(threads: int) -> None:
@@ -198,6 +200,7 @@ def gruppo_trainer(job: Job, folder: Path, out: Path, began: Callable[[], None],
         lora_rank=shape.lora_rank,
         prompt_template="{prompt}",
         plain=job.plain,
+        micro_batch_tokens=job.micro_batch_tokens,
     )
     bench = Workbench(config, str(folder), {}, SilentProgress())
     sampling = SamplingParams(max_completion_length=shape.new_tokens, stop_token_ids=shape.stop_token_ids)

@@ -155,7 +155,9 @@ def _spread(row: Row, median: float) -> str:
 def _sweep(rows: Sequence[Row]) -> str:
     columns = [
         "threads",
+        "steps",
         "seconds of a step",
+        "CPU seconds",
         "times the one before",
         "rollout, s",
         "update, s",
@@ -165,7 +167,10 @@ def _sweep(rows: Sequence[Row]) -> str:
     parts = [
         "## How the cost grows\n",
         "gruppo alone, one number at a time around a base of 3.5M parameters, vocabulary 4,096, 4 prompts of 256 "
-        "tokens x 8 completions of exactly 128, float32 (`benchmarks/sweep.py`).\n",
+        "tokens x 8 completions of exactly 128, float32 (`benchmarks/sweep.py`). Ratios are of CPU seconds; the parts "
+        "are by the clock, and so are longer where other processes had the core. Steps 0: "
+        "the figure is that of the first step, which warms up, since a second one would have passed the time limit of "
+        "a point. A point that is not there was not measured, or one step of it takes longer than the limit.\n",
     ]
     for axis in ("group", "prompt", "completion", "vocabulary"):
         own = [row for row in rows if row["axis"] == axis]
@@ -174,27 +179,34 @@ def _sweep(rows: Sequence[Row]) -> str:
     long = [row for row in rows if row["axis"] == "long"]
     if long:
         parts.append("2 prompts of 2,048 tokens x 16 completions of 64, in turns:\n")
-        parts.append(table(["way", *columns[:2], "times ours", *columns[3:]], _ways(long)))
+        parts.append(table(["way", *columns[:4], "times ours", *columns[5:]], _ways(long)))
     return "\n".join([*parts, sources(rows)])
 
 
 def _growing(rows: Sequence[Row]) -> list[list[str]]:
     found: list[list[str]] = []
     for before, row in zip([None, *rows], rows, strict=False):
-        growth = row["seconds"] / before["seconds"] if before and before["threads"] == row["threads"] else None
+        same = before is not None and before["threads"] == row["threads"]
+        growth = row["cpu_seconds"] / before["cpu_seconds"] if before and same else None
         found.append([f"{row['value']:,}", *_costs(row, growth)])
     return found
 
 
 def _ways(rows: Sequence[Row]) -> list[list[str]]:
-    ours = {row["threads"]: row["seconds"] for row in rows if row["way"] == "trees, slots"}
-    return [[row["way"], *_costs(row, row["seconds"] / ours[row["threads"]])] for row in rows]
+    ours = {row["threads"]: row["cpu_seconds"] for row in rows if row["way"] == "trees, slots"}
+    found: list[list[str]] = []
+    for row in sorted(rows, key=lambda row: (row["threads"], row["cpu_seconds"])):
+        ratio = row["cpu_seconds"] / ours[row["threads"]] if row["threads"] in ours else None
+        found.append([row["way"], *_costs(row, ratio)])
+    return found
 
 
 def _costs(row: Row, ratio: float | None) -> list[str]:
     return [
         str(row["threads"]),
+        str(row["steps"]),
         f"{row['seconds']:.2f}",
+        f"{row['cpu_seconds']:.2f}",
         "" if ratio is None else f"{ratio:.2f}",
         f"{row['rollout']:.2f}",
         f"{row['update']:.2f}",

@@ -35,12 +35,16 @@ class Worker:
             env=os.environ | dict(environment),
         )
 
-    def ask(self, question: Any = None) -> Any:
+    def ask(self, question: Any = None, limit: float = LIMIT) -> Any:
         """The answer.
+
+        Args:
+            question: anything that JSON can hold.
+            limit: seconds that the answer may take.
 
         Raises:
             RuntimeError: the process has ended, with the end of what it said.
-            TimeoutError: it took longer than LIMIT; the process is ended.
+            TimeoutError: it took longer than the limit; the process is ended.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -49,9 +53,9 @@ class Worker:
             self._process.stdin.flush()
         except BrokenPipeError:
             raise self._ended() from None
-        if not select.select([self._process.stdout], [], [], LIMIT)[0]:
+        if not select.select([self._process.stdout], [], [], limit)[0]:
             self.close()
-            raise TimeoutError(f"{self.name}: no answer in {LIMIT} s")
+            raise TimeoutError(f"{self.name}: no answer in {limit:.0f} s")
         line = self._process.stdout.readline()
         if not line:
             raise self._ended()

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -73,3 +74,44 @@ def test_gpu_script_as_a_toy(load) -> None:
     assert row["gruppo"]["tokens"] == row["trl"]["tokens"] == 2 * 2 * 8
     assert row["ratio"]["median"] == pytest.approx(row["gruppo"]["rate"] / row["trl"]["rate"])
     assert 0 < row["limit"]["update"] < 1
+
+
+def test_sweep_point_ends_within_its_limit(load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 10 seconds a job with steps of 3 has three, one of 6 its first alone, one of 11 none; their order is kept."""
+    sweep, contestants = load("sweep"), load("contestants")
+    clock = [0.0]
+
+    class Fake:
+        """A step takes as many seconds as the name says."""
+
+        def __init__(self, name: str, *_: object) -> None:
+            self.name = name
+
+        def step(self, limit: float) -> Any:
+            seconds = float(self.name)
+            clock[0] += min(seconds, limit)
+            if seconds > limit:
+                raise TimeoutError
+            return contestants.Step(seconds, seconds, 1.0, 0.0, 1.0, [5], 1.0, 1.0)
+
+        def close(self) -> None:
+            """Nothing."""
+
+    monkeypatch.setattr(sweep, "Contestant", Fake)
+    monkeypatch.setattr(sweep.time, "perf_counter", lambda: clock[0])
+    found = sweep.in_turns_within([("3", None), ("6", None), ("11", None)], Path(), 5, 10.0)
+    assert [[step.seconds for step in steps] for steps in found] == [[3.0] * 3, [6.0], []]
+
+
+def test_replay_of_drafts_counts_what_is_right(load) -> None:
+    """Of a completion known from before, three tokens a verification with drafts of two, and two at its end."""
+    replay = load("speculation_replay")
+    row = (1, 2, 3, 4, 5, 6, 7, 8)
+    batch = replay.Batch([[row, row[:3]]], [replay.indexed([row])], {})
+    found = replay.Replay(batch, "earlier", 2, 1).run()
+    # Both rows draw three tokens one by one, since two live; the longer one's other five take two verifications.
+    assert found.calls == {(2, 1, 2): 3, (1, 3, 3): 2}
+    assert (found.checked, found.gained) == (2, 5)
+    other = replay.Batch([[(1, 2, 3, 9, 9, 9)]], [replay.indexed([row])], {})
+    # The first draft is right (1 2, then 3); of the second (4 5) nothing is, and behind 9 nothing is known.
+    assert replay.Replay(other, "earlier", 2, 1).run().calls == {(1, 3, 3): 2, (1, 1, 1): 2}
