@@ -27,22 +27,29 @@ def test_bytes_of_a_token_and_of_a_training():
 
 
 @pytest.mark.parametrize(
-    ("device", "vocabulary", "free", "token", "budget"),
+    ("device", "vocabulary", "free", "token", "prompt", "budget"),
     [
-        (CUDA, 456, None, 1, 16_384),
-        (CUDA, 151_936, None, 1, 883),  # x 151,936 x 4 bytes = 0.5 GiB
-        (CUDA, 151_936, 60 * GB, 1_290_000, 16_384),
-        (CUDA, 151_936, 20 * GB, 1_290_000, 7751),
-        (CUDA, 151_936, 0, 1_290_000, 256),
-        (CPU, 456, None, 1, 2_048),
-        (CPU, 456, 100 * GB, 1_000_000, 2_048),
-        (CPU, 456, 2 * GB, 1_000_000, 1000),
-        (CPU, 151_936, 100 * GB, 1_000_000, 883),
-        (CPU, 10**9, None, 1, 256),
+        (CUDA, 456, None, 1, 0, 16_384),
+        (CUDA, 151_936, None, 1, 0, 883),  # x 151,936 x 4 bytes = 0.5 GiB
+        (CUDA, 151_936, 60 * GB, 1_290_000, 0, 16_384),
+        (CUDA, 151_936, 20 * GB, 1_290_000, 0, 7751),
+        (CUDA, 151_936, 0, 1_290_000, 0, 256),
+        (CPU, 456, None, 1, 0, 2_048),
+        (CPU, 456, 100 * GB, 1_000_000, 0, 2_048),
+        (CPU, 456, 2 * GB, 1_000_000, 0, 1000),
+        (CPU, 151_936, 100 * GB, 1_000_000, 0, 883),
+        (CPU, 10**9, None, 1, 0, 256),
+        (CPU, 456, 100 * GB, 1_000_000, 1_000, 2_048),
+        (CPU, 456, 100 * GB, 1_000_000, 2_048, 4_096),
+        (CPU, 151_936, 100 * GB, 1_000_000, 600, 1_200),
+        (CPU, 456, 5 * GB, 1_000_000, 2_048, 2_500),
+        (CUDA, 456, None, 1, 10_000, 20_000),
     ],
 )
-def test_the_token_budget(device: torch.device, vocabulary: int, free: int | None, token: int, budget: int):
-    assert default_token_budget(vocabulary, device, free, token) == budget
+def test_the_token_budget(
+    device: torch.device, vocabulary: int, free: int | None, token: int, prompt: int, budget: int
+):
+    assert default_token_budget(vocabulary, device, free, token, prompt) == budget
 
 
 @pytest.mark.parametrize(

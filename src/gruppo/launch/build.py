@@ -137,7 +137,7 @@ class Workbench:
     @cached_property
     def token_budget(self) -> int:
         """Tokens of a micro-batch."""
-        return self.config.micro_batch_tokens or self._memory.token_budget()
+        return self.config.micro_batch_tokens or self._memory.token_budget(max(self._prompt_lengths, default=0))
 
     @cached_property
     def max_live(self) -> int:

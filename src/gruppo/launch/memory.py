@@ -129,11 +129,11 @@ class Memory:
     folder: Path | None
     note: Callable[[str], None]
 
-    def token_budget(self) -> int:
+    def token_budget(self, longest_prompt: int) -> int:
         """Tokens of a micro-batch."""
         config, free = self.config, self._free()
         token = activation_bytes(self._sizes, recomputed=config.gradient_checkpointing, all_logits=config.plain)
-        found = default_token_budget(self.loaded.vocabulary, self.device, free, token)
+        found = default_token_budget(self.loaded.vocabulary, self.device, free, token, longest_prompt)
         return self._settled("micro_batch_tokens", found, free, f"{token / 1e6:.2g} MB a token")
 
     def live_rows(self, longest_prompt: int) -> int:

@@ -200,10 +200,16 @@ def _per_row(values: Sequence[float], like: Tensor) -> Tensor:
 
 MEMORY_SHARE = 0.5
 """Of the free memory, for the activations of a micro-batch."""
+PROMPTS = 2
+"""Prompts whose tokens a micro-batch takes at the least, so that a group's completions stand with theirs."""
 
 
 def default_token_budget(
-    vocabulary: int, device: torch.device, free_bytes: int | None = None, token_bytes: int = 1
+    vocabulary: int,
+    device: torch.device,
+    free_bytes: int | None = None,
+    token_bytes: int = 1,
+    longest_prompt: int = 0,
 ) -> int:
     """Tokens of a micro-batch: what fits into half of the free memory, and no more than makes it quicker.
 
@@ -211,16 +217,21 @@ def default_token_budget(
     products gain nothing from more rows, and its caches lose. 26.5M parameters took as long with 2,048 as with 8,192
     and half the memory, the demo's model less time (benchmarks/update.py).
 
+    A long prompt raises it to twice its tokens, where the memory is there: of a group that is cut into trees each reads
+    the prompt again (docs/log.md: 16 completions of 64 after 2,048 tokens took six times as long).
+
     Args:
         vocabulary: V.
         device: where the model is.
         free_bytes: memory beside weights and optimizer; None: not known, and a GPU is bounded as a CPU is by V.
         token_bytes: what a token keeps for the backward pass.
+        longest_prompt: its tokens.
     """
     on_cpu = device.type == "cpu"
     most = 2_048 if on_cpu else 16_384
     if on_cpu or free_bytes is None:
         most = min(most, 2**27 // vocabulary)
+    most = max(most, PROMPTS * longest_prompt)
     if free_bytes is not None:
         most = min(most, int(MEMORY_SHARE * free_bytes / token_bytes))
     return max(256, most)
