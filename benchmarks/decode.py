@@ -6,6 +6,7 @@
 Ways, all on the same random weights and prompts; the first is what the others are compared with:
     slots          the local engine
     loose          without batch invariance
+    torch          with torch's attention in place of the kernel (on a CPU)
     waves          its plain path
     generate       transformers' `generate` and `compute_transition_scores`
     generate_bare  without log-probs
@@ -24,6 +25,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from contestants import pin
@@ -39,7 +41,7 @@ Batch = Callable[[list[GroupRequest]], tuple[float, int]]
 """Generates for the requests; gives the seconds and the tokens."""
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 ENGINES: dict[str, dict[str, bool]] = {"slots": {}, "loose": {"batch_invariant": False}, "waves": {"plain": True}}
-WAYS = (*ENGINES, "generate", "generate_bare", "vllm")
+WAYS = (*ENGINES, "torch", "generate", "generate_bare", "vllm")
 
 
 class NoText:
@@ -65,6 +67,16 @@ def engine(model: PreTrainedModel, max_live: int, **settings: bool) -> Callable[
     """The local engine."""
     local = LocalEngine(model, NoText(), max_live, **settings)
     return lambda requests: sum(len(completion) for group in local.generate(requests) for completion in group)
+
+
+def by_torch(call: Callable[[list[GroupRequest]], int]) -> Callable[[list[GroupRequest]], int]:
+    """The call without the kernel for decode attention."""
+
+    def batch(requests: list[GroupRequest]) -> int:
+        with patch("gruppo.rollout.slots.takes", lambda *_: False):
+            return call(requests)
+
+    return batch
 
 
 def generate(model: PreTrainedModel, shape: Shape, *, logprobs: bool) -> Callable[[list[GroupRequest]], int]:
@@ -130,6 +142,8 @@ def measured(shape: Shape, asked: argparse.Namespace, folder: Path) -> dict[str,
     for way in asked.ways:
         if way in ENGINES:
             batches[way] = timed(engine(model, asked.max_live, **ENGINES[way]), asked.clock)
+        elif way == "torch":
+            batches[way] = timed(by_torch(engine(model, asked.max_live)), asked.clock)
         elif way == "vllm":
             shape.save(folder)
             batches[way], end = vllm(asked.vllm_python, folder, shape.vocabulary, asked.precision, asked.clock)
