@@ -63,7 +63,7 @@ def timed(call: Callable[[list[GroupRequest]], int], clock: str) -> Batch:
     return batch
 
 
-def engine(model: PreTrainedModel, max_live: int, **settings: bool) -> Callable[[list[GroupRequest]], int]:
+def engine(model: PreTrainedModel, max_live: int, **settings: Any) -> Callable[[list[GroupRequest]], int]:
     """The local engine."""
     local = LocalEngine(model, NoText(), max_live, **settings)
     return lambda requests: sum(len(completion) for group in local.generate(requests) for completion in group)
