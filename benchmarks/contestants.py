@@ -35,7 +35,6 @@ class Job:
     device: str = "cpu"
     plain: bool = False
     """gruppo's option `plain`: decoding in waves, padded rows."""
-    micro_batch_tokens: int | None = None
     """gruppo's option of that name; None: its default."""
     trl: dict[str, Any] = field(default_factory=dict)
     """Settings of TRL's GRPOConfig beside those of the shape; `dtype` and `attn_implementation` are the model's,
@@ -190,6 +189,7 @@ def gruppo_trainer(job: Job, folder: Path, out: Path, began: Callable[[], None],
         checkpoint_every=1_000_000,
         prompts_per_step=shape.prompts,
         group_size=shape.group_size,
+        max_prompt_length=shape.prompt_length,
         max_completion_length=shape.new_tokens,
         learning_rate=LEARNING_RATE,
         lr_schedule="constant",
@@ -200,7 +200,6 @@ def gruppo_trainer(job: Job, folder: Path, out: Path, began: Callable[[], None],
         lora_rank=shape.lora_rank,
         prompt_template="{prompt}",
         plain=job.plain,
-        micro_batch_tokens=job.micro_batch_tokens,
     )
     bench = Workbench(config, str(folder), {}, SilentProgress())
     sampling = SamplingParams(max_completion_length=shape.new_tokens, stop_token_ids=shape.stop_token_ids)

@@ -38,10 +38,8 @@ AXES = {
 }
 FIELDS = {"group": "group_size", "prompt": "prompt_length", "completion": "new_tokens"}
 LONG = replace(BASE, prompts=2, group_size=16, prompt_length=2048, new_tokens=64)
-# A prompt and its sixteen completions have 3,056 tokens to read: more than a micro-batch has on a CPU by default.
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "trees, slots": ("gruppo", {}),
-    "trees, slots, micro-batches of 4,096": ("gruppo", {"micro_batch_tokens": 4096}),
     "padded, waves": ("gruppo", {"plain": True}),
     "TRL": ("trl", {"trl": trl_best("b", "float32")}),
 }

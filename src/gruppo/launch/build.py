@@ -137,7 +137,8 @@ class Workbench:
     @cached_property
     def token_budget(self) -> int:
         """Tokens of a micro-batch."""
-        return self.config.micro_batch_tokens or self._memory.token_budget(max(self._prompt_lengths, default=0))
+        longest = max(self._prompt_lengths, default=self.config.max_prompt_length or 0)
+        return self.config.micro_batch_tokens or self._memory.token_budget(longest)
 
     @cached_property
     def max_live(self) -> int:
