@@ -35,7 +35,6 @@ class Job:
     device: str = "cpu"
     plain: bool = False
     """gruppo's option `plain`: decoding in waves, padded rows."""
-    """gruppo's option of that name; None: its default."""
     trl: dict[str, Any] = field(default_factory=dict)
     """Settings of TRL's GRPOConfig beside those of the shape; `dtype` and `attn_implementation` are the model's,
     `parts` is how many forward and backward passes an update has."""
