@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -58,12 +59,17 @@ def test_a_source_is_compiled_once_for_each_macro_and_text(source: Path, tmp_pat
 
 def test_a_kept_library_is_taken_without_the_compiler(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     calls, wrapper = tmp_path / "calls", tmp_path / "counting-cc"
-    wrapper.write_text(f'#!/bin/sh\necho "$1" >> {calls}\nexec {COMPILER} "$@"\n')
+    wrapper.write_text(f'#!/bin/sh\necho "$1" >> {calls}\nexec {shlex.join(COMPILER or [])} "$@"\n')
     wrapper.chmod(0o755)
     monkeypatch.setenv("CC", str(wrapper))
     assert [answer(source), answer(source), answer(source, "LARGE"), answer(source)] == [42, 42, 4200, 42]
     asked = calls.read_text().split()
     assert (asked.count("--version"), len(asked) - asked.count("--version")) == (4, 2)
+
+
+def test_a_compiler_may_be_given_with_options(source: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CC", shlex.join([*(COMPILER or []), "-DLARGE"]))
+    assert answer(source) == 4200
 
 
 def test_a_folder_that_others_can_write_to_is_not_used(source: Path, tmp_path: Path):
@@ -79,7 +85,7 @@ def test_a_home_that_cannot_be_written_to_is_not_needed(source: Path, monkeypatc
     assert answer(source) == 42
 
 
-@pytest.mark.parametrize("compiler", ["/nowhere/cc", "false", ""])
+@pytest.mark.parametrize("compiler", ["/nowhere/cc", "false", "false -m64", ""])
 def test_without_a_compiler_that_works_there_is_none(source: Path, compiler: str, monkeypatch: pytest.MonkeyPatch):
     if compiler:
         monkeypatch.setenv("CC", compiler)

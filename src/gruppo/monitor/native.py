@@ -13,6 +13,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import stat
 import subprocess
@@ -26,11 +27,11 @@ SECONDS = 60
 """Of a compiler's life."""
 
 
-def compiler() -> str | None:
-    """The compiler that is used, if it works; None where there is none, or it is switched off."""
+def compiler() -> list[str] | None:
+    """The command of the compiler that is used, if it works; None where there is none, or it is switched off."""
     if os.environ.get("GRUPPO_NATIVE") == "0":
         return None
-    return os.environ.get("CC") or next(filter(shutil.which, COMPILERS), None)
+    return shlex.split(os.environ.get("CC", "")) or next(([name] for name in COMPILERS if shutil.which(name)), None)
 
 
 @functools.cache
@@ -46,10 +47,10 @@ def load(source: Path, define: str = "") -> ctypes.CDLL | None:
         return None
     defines = [f"-D{define}"] if define else []
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        version = _run([found, "--version"]).stdout
+        version = _run([*found, "--version"]).stdout
         # Only gcc's OpenMP is the one that torch has loaded already on Linux; two of them fight for the cores.
         openmp = ["-fopenmp"] if b"Free Software Foundation" in version else []
-        command = [found, *FLAGS, *openmp, *defines, str(source)]
+        command = [*found, *FLAGS, *openmp, *defines, str(source)]
         name = hashlib.sha256(b"\0".join([source.read_bytes(), repr(command[:-1]).encode(), version, _processor()]))
         return _built(command, f"{source.stem}-{name.hexdigest()[:20]}.so")
     return None
@@ -63,7 +64,7 @@ def _processor() -> bytes:
     """What the processor can do: a home folder may be shared by several kinds."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_bytes().splitlines()
-        return b"\n".join(line for line in lines if line.startswith((b"flags", b"Features")))[:65536]
+        return b"\n".join(sorted({line for line in lines if line.startswith((b"flags", b"Features"))}))
     return f"{platform.machine()} {platform.processor()} {platform.node()}".encode()
 
 
@@ -74,7 +75,7 @@ def _built(command: Sequence[str], name: str) -> ctypes.CDLL:
         return ctypes.CDLL(str(folder / name))
     with tempfile.TemporaryDirectory(dir=folder) as own:
         made = Path(own) / name
-        _run([*command, "-o", str(made), "-lm"])
+        _run([*command, "-o", str(made)])
         if folder is not None:
             made = made.replace(folder / name)
         return ctypes.CDLL(str(made))

@@ -72,7 +72,7 @@ INLINE floats exponential(floats x) {
     return p * (floats)(((ints)shifted << 23) + 0x3f800000);
 }
 
-/* Sums of neighbours: blocks of `of` lanes from a and b in turn, each the sum of two such blocks. */
+/* folded_n: sums of neighbouring blocks of n lanes, one of a and one of b in turn. */
 INLINE floats folded_1(floats a, floats b) {
     return __builtin_shufflevector(a, b, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30) +
            __builtin_shufflevector(a, b, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);

@@ -1,7 +1,7 @@
 """The attention of decode steps on a CPU, by a kernel of our own where the machine has a C compiler.
 
-Legend: n live rows, R slots, K key heads, G queries of a key head, T positions of a slot, P tokens of a
-prompt, D head size.
+Legend: n live rows, R slots, K key heads, G queries of a key head, T positions of a slot, P tokens of a prompt, D head
+size.
 
 `decode_attention.c` says why torch's own is slow here. The kernel is compiled at its first use (`monitor.native`) and
 checked against torch once per process and kind of number; where it is absent or differs, torch's attention does it.
@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gruppo.errors import EngineError
 from gruppo.monitor import native
 
 SOURCE = Path(__file__).with_suffix(".c")
@@ -76,6 +77,9 @@ def decode_attention(
         scaling: of the products.
         window: the last positions of the slot that are looked at; None: all.
         prompts: of the rows; None: no row has one beside its slot.
+
+    Raises:
+        EngineError: no memory is left for the scores.
     """
     kernel = _kernel(query.dtype)
     assert kernel is not None
@@ -94,7 +98,7 @@ def decode_attention(
         *(window or 0, scaling, out.data_ptr()),
     )
     if kernel(ctypes.byref(call), torch.get_num_threads()):
-        raise MemoryError("no memory for the scores of a decode step; lower max_live_completions")
+        raise EngineError("no memory for the scores of a decode step; lower max_live_completions")
     return out
 
 

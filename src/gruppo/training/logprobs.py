@@ -16,6 +16,7 @@ from gruppo.training.packing import MicroBatch
 from gruppo.training.trees import TreeBatch
 
 PRODUCTS = 2**18
+"""Products that are held at a time where only their sums are wanted."""
 
 
 @dataclass(frozen=True, slots=True)
