@@ -5,6 +5,7 @@ import json
 import math
 import os
 import socket
+import time
 import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from gruppo.errors import RunFolderError
 
 LOCK_NAME = "run.lock"
+LETTING_GO = 5.0  # seconds to wait for a lock whose holder is dead: a child forked just before lets go when it runs
 
 
 def strict(value: Any) -> Any:
@@ -128,7 +130,7 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Take the lock. Raises RunFolderError where another process has it or the disk refuses."""
+        """Take the lock. Raises RunFolderError where a living process has it or the disk refuses."""
         self.path = folder / LOCK_NAME
         self._descriptor: int | None = None
         try:
@@ -136,7 +138,7 @@ class FolderLock:
         except OSError as error:
             raise unwritable(self.path, error) from error
         try:
-            _flock(descriptor)
+            _flock_of_the_dead(descriptor, folder)
         except BlockingIOError as error:
             os.close(descriptor)
             raise RunFolderError(_in_use(folder)) from error
@@ -185,6 +187,18 @@ def _flock(descriptor: int) -> None:
         import fcntl
 
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _flock_of_the_dead(descriptor: int, folder: Path) -> None:
+    """Lock; wait only while the lock is held and no living process is named, up to LETTING_GO seconds."""
+    deadline = time.monotonic() + LETTING_GO
+    while True:
+        try:
+            return _flock(descriptor)
+        except BlockingIOError:
+            if holder(folder) is not None or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _started(pid: int) -> str:
