@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 COMPILERS = ("gcc", "cc", "clang")
+HEADER = Path(__file__).with_name("vectors.h")
+"""What the sources include."""
 FLAGS = ("-std=gnu11", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC")
 SECONDS = 60
 """Of a compiler's life."""
@@ -50,8 +52,9 @@ def load(source: Path, define: str = "") -> ctypes.CDLL | None:
         version = _run([*found, "--version"]).stdout
         # Only gcc's OpenMP is the one that torch has loaded already on Linux; two of them fight for the cores.
         openmp = ["-fopenmp"] if b"Free Software Foundation" in version else []
-        command = [*found, *FLAGS, *openmp, *defines, str(source)]
-        name = hashlib.sha256(b"\0".join([source.read_bytes(), repr(command[:-1]).encode(), version, _processor()]))
+        command = [*found, *FLAGS, *openmp, *defines, f"-I{HEADER.parent}", str(source)]
+        parts = [source.read_bytes(), HEADER.read_bytes(), repr(command[:-2]).encode(), version, _processor()]
+        name = hashlib.sha256(b"\0".join(parts))
         return _built(command, f"{source.stem}-{name.hexdigest()[:20]}.so")
     return None
 

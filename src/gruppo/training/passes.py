@@ -7,8 +7,8 @@ operators; it is short, and the oracle of the tests. `TreePasses` gives each pro
 logits a piece at a time. Both give the same loss and the same gradients, but for rounding.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 import torch
@@ -25,6 +25,7 @@ from gruppo.training.logprobs import (
     with_logits,
 )
 from gruppo.training.packing import MicroBatch, Row, micro_batches
+from gruppo.training.products import quick_products
 from gruppo.training.tree_attention import attending_by_trees
 from gruppo.training.tree_gate import why_not_trees
 from gruppo.training.trees import TreeBatch, tree_batches
@@ -139,9 +140,11 @@ class TreePasses:
         """Trees behind each other."""
         return list(tree_batches(rows, self._token_budget, self._device))
 
-    def ready(self) -> AbstractContextManager[None]:
-        """The model attends by trees."""
-        return attending_by_trees(self._model)
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """The model attends by trees, and multiplies by the quicker library."""
+        with attending_by_trees(self._model), quick_products():
+            yield
 
     @torch.no_grad()
     def logprobs(self, micro: Micro, temperature: float) -> Tensor:

@@ -29,7 +29,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from gruppo.training import tree_blocks
+from gruppo.training import tree_blocks, tree_kernel
 from gruppo.training.tree_blocks import Kind
 from gruppo.training.tree_layout import Layout, Part
 
@@ -197,6 +197,8 @@ def tree_attention(
     kind = Kind.of(q, k, v, cap, windowed=windowed)
     if sinks is None and tree_blocks.usable(kind, _uncut):
         form, out = "blocks", tree_blocks.attend(q, k, v, layout, scale, window, cap)
+    elif cap is None and sinks is None and tree_kernel.takes(q, k, v):
+        form, out = "kernel", tree_kernel.tree_attention(q, k, v, layout, scale, window)
     elif cap is not None or sinks is not None:
         form, out = "explicit", _explicit(q, k, v, layout, scale, window, cap, sinks)
     elif window is not None or q.device.type != "cpu" or q.shape[-1] != v.shape[-1]:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -72,6 +74,24 @@ class Layout:
     def depth(self) -> int:
         """Tokens of the longest way from a root."""
         return max(span.depth for span in self.spans)
+
+    @cached_property
+    def segments(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """For the kernel: [n, 4] where a segment's prompt begins, the prompt's tokens, where the segment begins, its
+        tokens, first the prompt itself, empty ones left out; and [S] where each tree's segments end."""
+        found: list[tuple[int, int, int, int]] = []
+        ends: list[int] = []
+        for span in self.spans:
+            start = span.start if span.prompt else -1
+            if span.prompt:
+                found.append((start, span.prompt, start, span.prompt))
+            place = span.body
+            for length in span.branches:
+                if length:
+                    found.append((start, span.prompt, place, length))
+                place += length
+            ends.append(len(found))
+        return np.array(found, dtype=np.int64).reshape(-1, 4), np.array(ends, dtype=np.int64)
 
     @cached_property
     def own(self) -> list[Part]:
