@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 COMPILERS = ("gcc", "cc", "clang")
+NONE_FOUND = f"no C compiler that works was found ({', '.join(COMPILERS)} or $CC)"
+"""What callers say where they go on without."""
 HEADER = Path(__file__).with_name("vectors.h")
 """What the sources include."""
 FLAGS = ("-std=gnu11", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC")

@@ -4,6 +4,9 @@
 
 #include <stdint.h>
 #include <string.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 #define LANES 16
 #define INLINE static inline __attribute__((always_inline))
@@ -46,6 +49,34 @@ typedef float element;
 
 INLINE floats choose(ints where, floats yes, floats no) {
     return (floats)(((ints)yes & where) | ((ints)no & ~where));
+}
+
+/* Lane by lane; where a number is none, that of b. */
+INLINE floats larger(floats a, floats b) {
+#ifdef __AVX512F__
+    return (floats)_mm512_max_ps((__m512)a, (__m512)b);
+#else
+    return choose(a > b, a, b);
+#endif
+}
+
+#define TURNED(x, a, b, c, d, e, f, g, h)                                                                              \
+    __builtin_shufflevector(x, x, a, b, c, d, e, f, g, h, a, b, c, d, e, f, g, h)
+
+/* The sum of the lanes, halves upon halves. */
+INLINE float sum_of(floats x) {
+    x += TURNED(x, 8, 9, 10, 11, 12, 13, 14, 15);
+    x += TURNED(x, 4, 5, 6, 7, 0, 1, 2, 3);
+    x += TURNED(x, 2, 3, 0, 1, 6, 7, 4, 5);
+    return x[0] + x[1];
+}
+
+/* The largest lane. */
+INLINE float largest_of(floats x) {
+    x = larger(x, TURNED(x, 8, 9, 10, 11, 12, 13, 14, 15));
+    x = larger(x, TURNED(x, 4, 5, 6, 7, 0, 1, 2, 3));
+    x = larger(x, TURNED(x, 2, 3, 0, 1, 6, 7, 4, 5));
+    return x[0] > x[1] ? x[0] : x[1];
 }
 
 /* e to the power of x <= 0, within 2 units in the last place, by x = n log 2 + r and a polynomial in r. The constant

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from gruppo.errors import EngineError
-from gruppo.monitor.native import COMPILERS
+from gruppo.monitor.native import NONE_FOUND
 from gruppo.rollout.continuous import ContinuousBatch, DecodeStats
 from gruppo.rollout.decode_attention import KINDS, available
 from gruppo.rollout.engine import RolloutEngine
@@ -120,10 +120,7 @@ class LocalEngine(RolloutEngine):
         self._slots = SlotModel(self._model, step, steps_for(self._model, step or 1, self._capture, self._say))
         first = next(self._model.parameters())
         if first.device.type == "cpu" and first.dtype in KINDS and not available(first.dtype):
-            self._say(
-                "sampling without the decode kernel, which is slower: no C compiler that works was found "
-                f"({', '.join(COMPILERS)} or $CC)"
-            )
+            self._say(f"sampling without the decode kernel, which is slower: {NONE_FOUND}")
 
     def _say(self, text: str) -> None:
         if self._note is not None:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from gruppo.monitor.malloc import give_back
-from gruppo.training import tree_blocks
+from gruppo.monitor.native import NONE_FOUND
+from gruppo.training import tree_blocks, tree_kernel
 from gruppo.training.export import exported_weights
 from gruppo.training.logprobs import TokenLogprobs
 from gruppo.training.losses import LossSettings, Sums, UpdateStats, part_loss
@@ -99,9 +100,11 @@ class LocalPolicy:
 
     @property
     def slower(self) -> list[str]:
-        """Why the update goes a slower way than trees, on CUDA in a fused kernel; its result is the same."""
+        """Why the update goes a slower way than trees in a kernel made for them; its result is the same."""
         if self.why_padded:
             return [f"padded rows in place of group trees, since {self.why_padded}; slower, same update"]
+        if self._device.type == "cpu" and not tree_kernel.available(next(self.model.parameters()).dtype):
+            return [f"attention by trees without its kernel, which is slower: {NONE_FOUND}"]
         reasons = sorted({why for why in tree_blocks.why_not.values() if why})
         return [f"attention by trees without its fused kernel, since {why}; slower, same update" for why in reasons]
 

@@ -3,15 +3,17 @@
 Legend: L tokens of a row, H heads, D their size, K key heads.
 
 A token attends to its prompt up to itself, and if it stands in a branch, to its whole prompt and to its branch up to
-itself. Four forms give the same numbers:
+itself. Five forms give the same numbers:
 
-1. `_PartsAttention`, on a CPU: causal attention inside every prompt and every branch, full attention of the branches
-   to their prompt, and the two merged by their log-sum-exps. The backward pass of a part, given the merged output
-   and log-sum-exp, gives exactly that part's share of the gradient, so nothing is computed that the tree has not.
+1. `tree_kernel.tree_attention`, on a CPU with a C compiler: each token over what it sees, windows included.
 2. `tree_blocks.attend`, on CUDA: one fused kernel for the row, which skips blocks that nobody attends to; windows and
-   capped scores included. A kind of layer is tried once, and where the kernel fails or is off, forms 3 and 4 do it.
-3. `_masked`, elsewhere or where a window is active on a CPU: torch's attention of each tree under its mask.
-4. `_explicit`, where scores are capped (not on CUDA) or a layer has sinks: the probabilities written out.
+   capped scores included. A kind of layer is tried once, and where the kernel fails or is off, forms 4 and 5 do it.
+3. `_PartsAttention`, on a CPU where the kernel is absent or not made for the numbers: causal attention inside every
+   prompt and every branch, full attention of the branches to their prompt, and the two merged by their log-sum-exps.
+   The backward pass of a part, given the merged output and log-sum-exp, gives exactly that part's share of the
+   gradient, so nothing is computed that the tree has not.
+4. `_masked`, elsewhere or where a window is active: torch's attention of each tree under its mask.
+5. `_explicit`, where scores are capped (not on CUDA) or a layer has sinks: the probabilities written out.
 
 A model takes part by `set_attn_implementation(NAME)`; for a name that its mask registry does not know transformers
 builds no mask. Outside `attending_by_trees` the model is as it was: sampling and evaluation never come here.
@@ -30,6 +32,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from gruppo.training import tree_blocks, tree_kernel
+from gruppo.training.products import usual_products
 from gruppo.training.tree_blocks import Kind
 from gruppo.training.tree_layout import Layout, Part
 
@@ -53,7 +56,7 @@ IDLE = frozenset(
 )
 """Keywords that models hand to their attention though they say nothing of its result."""
 RAN: Counter[str] = Counter()
-"""How often each form has been taken in this process: parts, blocks, masked, explicit."""
+"""How often each form has been taken in this process: kernel, blocks, parts, masked, explicit."""
 
 
 def _gathered(values: Tensor, places: Tensor | slice) -> Tensor:
@@ -66,6 +69,7 @@ class _PartsAttention(torch.autograd.Function):
     """Attention of a row by parts; q [L, H, D], k and v [L, K, D]."""
 
     @staticmethod
+    @usual_products()
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float) -> Tensor:  # pyright: ignore
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
         lse = q.new_empty(q.shape[:2], dtype=torch.promote_types(q.dtype, torch.float32))
@@ -83,6 +87,7 @@ class _PartsAttention(torch.autograd.Function):
         return out
 
     @staticmethod
+    @usual_products()
     def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         q, k, v, out, lse = ctx.saved_tensors
         totals = [torch.zeros_like(each, memory_format=torch.contiguous_format) for each in (q, k, v)]

@@ -30,14 +30,10 @@
 #define MASKED -1e30f
 
 /* c[r][j] = (add ? c[r][j] : 0) + sum over i < depth of a[r * a_row + i * a_step] b[i * b_row + j], for ROWS rows r and
-   `vectors` times LANES columns j. */
+   `vectors` times LANES columns j. What is there is added last: long sums in parts lose fewer digits. */
 INLINE void tile(const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_row, int64_t depth, int vectors,
                  float *c, int64_t c_row, int add) {
-    floats sums[ROWS][VECTORS];
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; r++)
-#pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++) sums[r][v] = add ? read_floats(c + r * c_row + v * LANES) : (floats){0};
+    floats sums[ROWS][VECTORS] = {0};
     for (int64_t i = 0; i < depth; i++) {
         floats x[VECTORS];
 #pragma GCC unroll 2
@@ -50,7 +46,10 @@ INLINE void tile(const float *a, int64_t a_row, int64_t a_step, const float *b, 
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++) write_floats(c + r * c_row + v * LANES, sums[r][v]);
+        for (int v = 0; v < vectors; v++) {
+            float *to = c + r * c_row + v * LANES;
+            write_floats(to, add ? read_floats(to) + sums[r][v] : sums[r][v]);
+        }
 }
 
 /* A matrix [rows, depth] by its steps: a row, or, turned, a column, lies in one piece. */
@@ -196,38 +195,36 @@ INLINE void returned(const workshop *w, const block *b, const float *shares, con
     product(a, x, b->own, b->rows, size, own, size, 1);
 }
 
+/* The exponential, and 0 of what is masked. */
+INLINE floats power(floats x) { return (floats)((ints)exponential(x) & ~(x < MASKED / 2)); }
+
 INLINE void fill(float *row, int64_t from, int64_t to, float with) {
     for (int64_t j = from; j < to; j++) row[j] = with;
 }
 
 /* What the token at place i of its segment doesn't see. */
-INLINE void masked(const call *c, const workshop *w, const block *b, int64_t i, float *row, float with) {
+INLINE void mask(const call *c, const workshop *w, const block *b, int64_t i, float *row) {
     int64_t before = w->prompt.count, width = w->prompt.width;
-    fill(row, before, width, with);
-    fill(row, width + i + 1, width + b->own, with);
+    fill(row, before, width, MASKED);
+    fill(row, width + i + 1, width + b->own, MASKED);
     int64_t unseen = c->window ? before + i + 1 - c->window : 0; /* the first so many of its way */
-    if (unseen > 0) fill(row, 0, unseen < before ? unseen : before, with);
-    if (unseen > before) fill(row, width, width + unseen - before, with);
+    if (unseen > 0) fill(row, 0, unseen < before ? unseen : before, MASKED);
+    if (unseen > before) fill(row, width, width + unseen - before, MASKED);
 }
 
 /* Scores become exponentials, those of what is masked 0; gives their sum and the largest score. */
 INLINE float exponentials(const call *c, const workshop *w, const block *b, int64_t i, float *row, float *largest) {
     int64_t end = w->prompt.width + b->own;
-    masked(c, w, b, i, row, MASKED);
-    floats most = read_floats(row);
-    for (int64_t j = LANES; j < end; j += LANES) {
-        floats x = read_floats(row + j);
-        most = choose(x > most, x, most);
+    mask(c, w, b, i, row);
+    floats most = read_floats(row), sums = {0};
+    for (int64_t j = LANES; j < end; j += LANES) most = larger(most, read_floats(row + j));
+    *largest = largest_of(most);
+    for (int64_t j = 0; j < end; j += LANES) {
+        floats x = power(read_floats(row + j) - *largest);
+        sums += x;
+        write_floats(row + j, x);
     }
-    *largest = most[0];
-    for (int j = 1; j < LANES; j++) *largest = most[j] > *largest ? most[j] : *largest;
-    for (int64_t j = 0; j < end; j += LANES) write_floats(row + j, exponential(read_floats(row + j) - *largest));
-    masked(c, w, b, i, row, 0);
-    floats sums = {0};
-    for (int64_t j = 0; j < end; j += LANES) sums += read_floats(row + j);
-    float sum = 0;
-    for (int j = 0; j < LANES; j++) sum += sums[j];
-    return sum;
+    return sum_of(sums);
 }
 
 static void forward_block(const call *c, int64_t head, const workshop *w, const block *b) {
@@ -256,8 +253,7 @@ static void deltas(const call *c, int64_t head, const workshop *w, const block *
         floats sums = {0};
         for (int64_t d = 0; d < size; d += LANES)
             sums += read_floats(w->results + r * size + d) * read_floats(w->grad + r * size + d);
-        w->delta[r] = 0;
-        for (int j = 0; j < LANES; j++) w->delta[r] += sums[j];
+        w->delta[r] = sum_of(sums);
     }
 }
 
@@ -273,11 +269,12 @@ static void backward_block(const call *c, int64_t head, const workshop *w, const
         float *probs = w->scores + r * w->row, *grads = w->others + r * w->row;
         int64_t i = b->first + r / c->group;
         float lse = c->lse[(b->start + i) * heads + head * c->group + r % c->group];
-        masked(c, w, b, i, probs, MASKED);
-        for (int64_t j = 0; j < end; j += LANES) write_floats(probs + j, exponential(read_floats(probs + j) - lse));
-        masked(c, w, b, i, probs, 0);
-        for (int64_t j = 0; j < end; j += LANES)
-            write_floats(grads + j, read_floats(probs + j) * (read_floats(grads + j) - w->delta[r]));
+        mask(c, w, b, i, probs);
+        for (int64_t j = 0; j < end; j += LANES) {
+            floats p = power(read_floats(probs + j) - lse);
+            write_floats(probs + j, p);
+            write_floats(grads + j, p * (read_floats(grads + j) - w->delta[r]));
+        }
     }
     summed(w, b, w->others, w->prompt.keys, w->own.keys, size, w->results);
     scattered(c, head, b, w->results, c->scaling, c->grad_queries);

@@ -2,8 +2,8 @@
 
 Legend: L tokens of a row, H heads, D their size, K key heads.
 
-`tree_kernel.c` says why torch's own is slow here. The kernel is compiled at its first use (`monitor.native`) and checked
-against torch once per process and kind of number; where it is absent or differs, torch's attention does it.
+`tree_kernel.c` says why torch's own is slow here. The kernel is compiled at its first use (`monitor.native`) and
+checked against torch once per process and kind of number; where it is absent or differs, torch's attention does it.
 """
 
 import ctypes
@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
