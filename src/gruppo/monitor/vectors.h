@@ -95,3 +95,5 @@ INLINE floats exponential(floats x) {
     return p * (floats)(((ints)shifted << 23) + 0x3f800000);
 }
 
+/* The same, and 0 below -87. */
+INLINE floats power(floats x) { return (floats)((ints)exponential(x) & ~(x < -87.0f)); }

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gruppo.training import logprob_kernel
 from gruppo.training.head import Head, pieces
 from gruppo.training.packing import MicroBatch
 from gruppo.training.trees import TreeBatch
@@ -90,10 +91,12 @@ def from_logits(logits: Tensor, targets: Tensor, temperature: float) -> TokenLog
     """Log-probs and entropies in one pass.
 
     Args:
-        logits: [N, V]; in float32 they are overwritten, which saves the copy.
+        logits: [N, V]; they may be overwritten, which saves the copy.
         targets: [N].
         temperature: logits are divided by it.
     """
+    if logprob_kernel.takes(logits):
+        return TokenLogprobs(*logprob_kernel.logprobs_and_entropies(logits, targets, temperature))
     logprobs, entropy = _FromLogits.apply(logits, targets, temperature)  # pyright: ignore
     return TokenLogprobs(logprobs, entropy)
 

@@ -195,9 +195,6 @@ INLINE void returned(const workshop *w, const block *b, const float *shares, con
     product(a, x, b->own, b->rows, size, own, size, 1);
 }
 
-/* The exponential, and 0 of what is masked. */
-INLINE floats power(floats x) { return (floats)((ints)exponential(x) & ~(x < MASKED / 2)); }
-
 INLINE void fill(float *row, int64_t from, int64_t to, float with) {
     for (int64_t j = from; j < to; j++) row[j] = with;
 }
