@@ -103,7 +103,7 @@ def test_autograd_is_told_that_the_logits_are_gone():
 
 
 def test_what_the_kernel_is_not_made_for_goes_by_torch(monkeypatch: pytest.MonkeyPatch):
-    logits, targets, grad = drawn(5, 300)
+    logits, targets, _ = drawn(5, 300)
     assert takes(logits)
     assert not takes(logits.double())
     assert not takes(logits.half())

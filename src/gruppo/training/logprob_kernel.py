@@ -2,8 +2,8 @@
 
 Legend: N tokens, V vocabulary.
 
-`logprob_kernel.c` says what it spares. It is compiled at its first use (`monitor.native`) and checked against torch once
-per process and kind of number; where it is absent or differs, torch's operators do it.
+`logprob_kernel.c` says what it spares. It is compiled at its first use (`monitor.native`) and checked against torch
+once per process and kind of number; where it is absent or differs, torch's operators do it.
 """
 
 import ctypes
