@@ -237,6 +237,7 @@ def trl(folder: Path, job: Job, asker: Asker) -> None:
     torch.set_num_threads(job.threads)
     shape, settings = Shape(**job.shape), dict(job.trl)
     parts = settings.pop("parts", 1)
+    torch.set_float32_matmul_precision(settings.pop("matmul_precision", "highest"))
     dtype = getattr(torch, settings.pop("dtype", job.precision))
     attention = settings.pop("attn_implementation", "sdpa")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention)

@@ -16,6 +16,8 @@ import torch
 from shapes import Shape
 from torch.nn.functional import linear
 
+from gruppo.training.products import quick_products
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -32,7 +34,8 @@ def measure(shape: Shape, precision: str, device: str = "cpu") -> Machine:
     dtype, rows = getattr(torch, precision), 2048 if device == "cpu" else 8192
     hidden, feed_forward = shape.model["hidden_size"], shape.model["intermediate_size"]
     sizes = {(hidden, feed_forward), (feed_forward, hidden), (hidden, shape.vocabulary)}
-    rates = [_product(rows, *size, dtype, device) for size in sizes]
+    with quick_products():
+        rates = [_product(rows, *size, dtype, device) for size in sizes]
     return Machine(max(rates) / 1e9, _bandwidth(device) / 1e9)
 
 

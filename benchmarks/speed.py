@@ -56,6 +56,16 @@ TRL_TRIED: dict[str, dict[str, Any]] = {
     "float32 under autocast, in 8 parts": {"dtype": "float32", **TRL_PLAIN, "parts": 8, "bf16": True},
     "bfloat16 under autocast, in 8 parts": {"dtype": "bfloat16", **TRL_PLAIN, "parts": 8, "bf16": True},
     **{
+        f"float32, {attention}, in {parts} parts, medium products": {
+            "dtype": "float32",
+            **settings,
+            "parts": parts,
+            "matmul_precision": "medium",
+        }
+        for attention, settings in (("sdpa", TRL_PLAIN), ("eager", _EAGER))
+        for parts in (4, 8)
+    },
+    **{
         f"{dtype}, {attention}, in {parts} parts": {"dtype": dtype, **settings, "parts": parts}
         for dtype in ("float32", "bfloat16")
         for attention, settings in (("sdpa", TRL_PLAIN), ("eager", _EAGER))
