@@ -101,7 +101,7 @@ INLINE int64_t padded(int64_t count, int64_t to) { return (count + to - 1) / to 
 typedef struct {
     float *keys_turned, *values, *values_turned, *keys; /* [n / WIDTH, D, WIDTH] [n, D]; the last two for backward */
     float *grad_keys, *grad_values;                     /* [n, D] */
-    int64_t count, width;                               /* n, and n filled up to WIDTH */
+    int64_t count, width;                               /* n, and n filled up to LANES */
 } segment;
 
 /* What a thread works with. */
@@ -134,7 +134,7 @@ static void turned(const float *from, int64_t count, int64_t size, float *to) {
 static void unpack(const call *c, int64_t head, int64_t start, int64_t count, int backward, segment *s) {
     int64_t size = c->size;
     s->count = count;
-    s->width = padded(count, WIDTH);
+    s->width = padded(count, LANES);
     copied(c->keys, head, start, count, size, s->keys);
     turned(s->keys, count, size, s->keys_turned);
     copied(c->values, head, start, count, size, s->values);
@@ -144,7 +144,7 @@ static void unpack(const call *c, int64_t head, int64_t start, int64_t count, in
 /* A block: the queries of `tokens` tokens of the own segment from `first` on, a token's G side by side. */
 typedef struct {
     int64_t start, first, tokens, rows; /* where the segment begins in L; rows: R filled up to ROWS */
-    int64_t own;                        /* own keys that any of them sees, filled up to WIDTH */
+    int64_t own;                        /* own keys that any of them sees, filled up to LANES */
 } block;
 
 /* rows[R, D] of the block's heads times a factor; filled up with 0. */
@@ -290,7 +290,7 @@ static void through(const call *c, int64_t head, const workshop *w, int64_t star
     int64_t tokens = c->group < BLOCK ? BLOCK / c->group : 1;
     for (int64_t first = 0; first < count; first += tokens) {
         int64_t here = count - first < tokens ? count - first : tokens;
-        block b = {start, first, here, padded(here * c->group, ROWS), padded(first + here, WIDTH)};
+        block b = {start, first, here, padded(here * c->group, ROWS), padded(first + here, LANES)};
         if (backward) backward_block(c, head, w, &b);
         else forward_block(c, head, w, &b);
     }
