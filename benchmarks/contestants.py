@@ -35,6 +35,8 @@ class Job:
     device: str = "cpu"
     plain: bool = False
     """gruppo's option `plain`: decoding in waves, padded rows."""
+    gruppo: dict[str, Any] = field(default_factory=dict)
+    """Options of gruppo's config beside those of the shape."""
     trl: dict[str, Any] = field(default_factory=dict)
     """Settings of TRL's GRPOConfig beside those of the shape; `dtype` and `attn_implementation` are the model's,
     `parts` is how many forward and backward passes an update has."""
@@ -199,6 +201,7 @@ def gruppo_trainer(job: Job, folder: Path, out: Path, began: Callable[[], None],
         lora_rank=shape.lora_rank,
         prompt_template="{prompt}",
         plain=job.plain,
+        **job.gruppo,
     )
     bench = Workbench(config, str(folder), {}, SilentProgress())
     sampling = SamplingParams(max_completion_length=shape.new_tokens, stop_token_ids=shape.stop_token_ids)

@@ -141,9 +141,9 @@ SHAPES = {
         prompts=2,
         group_size=4,
         prompt_length=128,
-        new_tokens=64,
+        new_tokens=256,
         lora_rank=8,
         title="494M parameters (Qwen2-0.5B's shape), vocabulary 151,936, LoRA of rank 8, "
-        "2 prompts of 128 tokens x 4 completions of 64",
+        "2 prompts of 128 tokens x 4 completions of 256",
     ),
 }

@@ -26,7 +26,13 @@ def keep(name: str, row: Row, key: Sequence[str], command: str) -> None:
 def render() -> None:
     """Write the page from whatever is stored."""
     parts = ["# Speed\n\nMeasured; every row says when, where and by which command.\n"]
-    for name, section in (("speed", _steps), ("decode", _decode), ("sweep", _sweep)):
+    for name, section in (
+        ("speed", _steps),
+        ("update", _update),
+        ("decode", _decode),
+        ("memory", _memory),
+        ("sweep", _sweep),
+    ):
         path = STORE / f"{name}.json"
         if path.exists():
             parts.append(section(json.loads(path.read_text())["rows"]))
@@ -120,6 +126,54 @@ _SECONDS = {
     "update_seconds": "update, s",
     "seconds": "step, s",
 }
+
+
+def _update(rows: Sequence[Row]) -> str:
+    columns = ["shape", "precision", "way", "CPU seconds", "times ours"]
+    lines = [
+        [
+            row["shape"],
+            row["precision"],
+            row["way"],
+            f"{row['seconds']:.3f}",
+            "" if row["way"] == "ours" else _spread(row, row["ratio"]),
+        ]
+        for row in sorted(rows, key=lambda row: (row["shape"], row["precision"], row["seconds"]))
+    ]
+    return "\n".join(
+        [
+            "## One update, way by way\n",
+            "One thread, random completions of which each moves the weights, all ways in turns in one process; "
+            "medians. `benchmarks/update.py` says what each way and shape is.\n",
+            table(columns, lines),
+            sources(rows),
+        ]
+    )
+
+
+def _memory(rows: Sequence[Row]) -> str:
+    columns = ["way", "precision", "peak memory, MiB", "before the step, MiB", "times gruppo's", "CPU seconds"]
+    ours = {row["precision"]: row["peak_mib"] for row in rows if row["way"] == "gruppo"}
+    lines = [
+        [
+            row["way"],
+            row["precision"],
+            f"{row['peak_mib']:,.0f}",
+            f"{row['rest_mib']:,.0f}",
+            f"{row['peak_mib'] / ours[row['precision']]:.2f}" if row["precision"] in ours else "",
+            f"{row['cpu_seconds']:.0f}",
+        ]
+        for row in sorted(rows, key=lambda row: (row["precision"], row["peak_mib"]))
+    ]
+    return "\n".join(
+        [
+            "## Memory at a large vocabulary\n",
+            f"- c: {SHAPES['c'].title}.\n\nThe first step of each, alone in its process (`benchmarks/memory.py`); its "
+            "largest resident memory.\n",
+            table(columns, lines),
+            sources(rows),
+        ]
+    )
 
 
 def _decode(rows: Sequence[Row]) -> str:
