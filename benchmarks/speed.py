@@ -12,8 +12,9 @@ threads. They draw by themselves, so the tokens of a step differ a little: what 
 of the whole step (rollout, reward, update, and what stands between two steps).
 
 gruppo is `Workbench.trainer` with the defaults of its config; rollouts and metrics are written to disk as in any run.
-TRL is as quick as it was found to be on a CPU (`TRL_BEST`): no gradient checkpointing, and in bfloat16 a bfloat16 model
-in place of autocast. Its bfloat16 weights are rounded at every optimizer step; gruppo keeps float32 masters.
+TRL is as quick as it was found to be on a CPU (`TRL_BEST`): no gradient checkpointing, in bfloat16 a bfloat16 model in
+place of autocast, in float32 products by oneDNN. Its bfloat16 weights are rounded at every optimizer step; gruppo keeps
+float32 masters.
 
 The limit is what the machine does at best, measured before and after the steps: `benchmarks/limits.py`.
 Figures are kept in benchmarks/results/speed.json and rendered to benchmarks/speed.md.
@@ -33,15 +34,17 @@ from speed_page import keep, render
 
 TRL_PLAIN: dict[str, Any] = {"bf16": False, "gradient_checkpointing": False}
 _EAGER: dict[str, Any] = {**TRL_PLAIN, "attn_implementation": "eager"}
+_MEDIUM: dict[str, Any] = {**_EAGER, "matmul_precision": "medium"}
 TRL_BEST: dict[tuple[str, str], dict[str, Any]] = {
-    ("a", "float32"): {**_EAGER, "parts": 4},
+    ("a", "float32"): {**_MEDIUM, "parts": 4},
     ("a", "bfloat16"): {**_EAGER, "parts": 4},
-    ("b", "float32"): {**TRL_PLAIN, "parts": 8},
+    ("b", "float32"): {**_MEDIUM, "parts": 8},
     ("b", "bfloat16"): {**_EAGER, "parts": 8},
 }
-"""TRL's quickest settings by shape and precision, of those that were tried there: attention sdpa and eager with 1, 4 or
-16 parts at a, with 4 to 32 at b in bfloat16, with 1 and 8 at b in float32. One step each on a machine in use, which
-tells 10 % apart at best; another shape has `trl_best`'s."""
+"""TRL's quickest settings by shape and precision, of those that were tried there (`TRL_TRIED`, not all at every shape),
+by CPU seconds. "medium" lets float32 products run by oneDNN, as gruppo has them on AMD's processors
+(`training/products.py`); TRL itself sets nothing of the kind. One step each on a machine in use, which tells 10 %
+apart at best; another shape has `trl_best`'s."""
 
 
 def trl_best(shape: str, precision: str) -> dict[str, Any]:
