@@ -1,5 +1,6 @@
-/* Vectors of LANES floats, for the package's C sources: reading and writing elements, and the exponential.
+/* Vectors of floats, for the package's C sources: reading and writing elements, and the exponential.
 
+   A vector is as long as the processor's registers: what is longer, a compiler takes through memory, number by number.
    An element is a float, or, with BFLOAT16 defined, the upper half of one. */
 
 #include <stdint.h>
@@ -8,7 +9,13 @@
 #include <immintrin.h>
 #endif
 
+#if defined(__AVX512F__)
 #define LANES 16
+#elif defined(__AVX__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float floats __attribute__((vector_size(4 * LANES)));
@@ -60,23 +67,16 @@ INLINE floats larger(floats a, floats b) {
 #endif
 }
 
-#define TURNED(x, a, b, c, d, e, f, g, h)                                                                              \
-    __builtin_shufflevector(x, x, a, b, c, d, e, f, g, h, a, b, c, d, e, f, g, h)
-
-/* The sum of the lanes, halves upon halves. */
 INLINE float sum_of(floats x) {
-    x += TURNED(x, 8, 9, 10, 11, 12, 13, 14, 15);
-    x += TURNED(x, 4, 5, 6, 7, 0, 1, 2, 3);
-    x += TURNED(x, 2, 3, 0, 1, 6, 7, 4, 5);
-    return x[0] + x[1];
+    float sum = 0;
+    for (int j = 0; j < LANES; j++) sum += x[j];
+    return sum;
 }
 
-/* The largest lane. */
 INLINE float largest_of(floats x) {
-    x = larger(x, TURNED(x, 8, 9, 10, 11, 12, 13, 14, 15));
-    x = larger(x, TURNED(x, 4, 5, 6, 7, 0, 1, 2, 3));
-    x = larger(x, TURNED(x, 2, 3, 0, 1, 6, 7, 4, 5));
-    return x[0] > x[1] ? x[0] : x[1];
+    float most = x[0];
+    for (int j = 1; j < LANES; j++) most = x[j] > most ? x[j] : most;
+    return most;
 }
 
 /* e to the power of x <= 0, within 2 units in the last place, by x = n log 2 + r and a polynomial in r. The constant

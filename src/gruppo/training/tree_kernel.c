@@ -8,7 +8,7 @@
    there are more threads than that; the gradients of a prompt are summed over the parts in order, so the same threads
    give the same bits.
 
-   Legend: L tokens of a row, K key heads, G queries of a key head, D head size, a multiple of LANES; n keys of a
+   Legend: L tokens of a row, K key heads, G queries of a key head, D head size, a multiple of 16; n keys of a
    segment, R rows of a block: its tokens times G.
    Compiled once per kind of element: float, or, with BFLOAT16 defined, the upper halves of floats. */
 
@@ -17,13 +17,16 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* A tile of a product: so many sums are kept in registers. */
-#ifdef __AVX512F__
+/* A tile of a product: so many sums are kept in registers, of which AVX-512 has 32 and AVX2 16. */
+#if defined(__AVX512F__)
 #define ROWS 8
+#define VECTORS 2
+#elif defined(__AVX__)
+#define ROWS 4
 #define VECTORS 2
 #else
 #define ROWS 4
-#define VECTORS 1
+#define VECTORS 4
 #endif
 #define WIDTH (VECTORS * LANES)
 #define BLOCK 32 /* rows of a block, unless a single token has more */
@@ -36,16 +39,16 @@ INLINE void tile(const float *a, int64_t a_row, int64_t a_step, const float *b, 
     floats sums[ROWS][VECTORS] = {0};
     for (int64_t i = 0; i < depth; i++) {
         floats x[VECTORS];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) x[v] = read_floats(b + i * b_row + v * LANES);
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; r++)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
             for (int v = 0; v < vectors; v++) sums[r][v] += a[r * a_row + i * a_step] * x[v];
     }
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) {
             float *to = c + r * c_row + v * LANES;
             write_floats(to, add ? read_floats(to) + sums[r][v] : sums[r][v]);
@@ -71,7 +74,9 @@ static void product(left a, right b, int64_t rows, int64_t depth, int64_t column
             const float *from = a.at + r * a.row, *with = b.at + j / WIDTH * b.step;
             float *to = c + r * c_row + j;
             if (columns - j >= WIDTH) tile(from, a.row, a.step, with, b.row, depth, VECTORS, to, c_row, add);
-            else tile(from, a.row, a.step, with, b.row, depth, 1, to, c_row, add);
+            else
+                for (int64_t more = 0; more < columns - j; more += LANES)
+                    tile(from, a.row, a.step, with + more, b.row, depth, 1, to + more, c_row, add);
         }
 }
 
