@@ -115,8 +115,9 @@ def test_a_shape_is_captured_when_it_comes_again_and_kept_for_the_next_rollouts(
     assert counts(engine) == (2, 3 + 7, 12)
 
 
-def test_a_cache_that_grows_drops_its_graphs():
+def test_a_cache_that_grows_drops_its_graphs(monkeypatch: pytest.MonkeyPatch):
     """One row of 100 tokens behind one: width 64 for steps 1 to 63, then the buffers grow to 128."""
+    monkeypatch.setattr("gruppo.rollout.continuous.FIRST", 64)
     engine = engine_of(tiny(), StandIn(), batch_invariant=False)
     expected = of_lengths(engine_of(tiny(), called_again, batch_invariant=False), [100])
     assert of_lengths(engine, [100]) == expected

@@ -29,6 +29,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, Cache, PreTrainedConfig
 
 from gruppo.rollout.decode_attention import decode_attention, takes
+from gruppo.rollout.pages import zeros
 from gruppo.rollout.shared_prompts import BLOCK, PromptKey, SharedPrompts, attention_and_sums
 
 NAME = "gruppo_slots"
@@ -126,10 +127,10 @@ class SlotCache(Cache):
 
     def _empty(self, states: Tensor) -> Tensor:
         # Zeros, not what the memory held: masked positions still enter the products, times 0.
-        return states.new_zeros(self.rows, states.shape[1], self.positions, states.shape[3])
+        return zeros((self.rows, states.shape[1], self.positions, states.shape[3]), states)
 
     def _grown(self, old: Tensor) -> Tensor:
-        new = old.new_zeros(self.rows, old.shape[1], self.positions, old.shape[3])
+        new = zeros((self.rows, old.shape[1], self.positions, old.shape[3]), old)
         new[: old.shape[0], :, : old.shape[2]] = old
         return new
 
