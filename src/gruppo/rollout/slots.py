@@ -8,7 +8,7 @@ at positions 0 to length - 1, so rows of any length decode together, and each ma
 called through transformers' own interfaces: this cache as `past_key_values`, and the attention function below, which
 finds the cache by the keyword `slots`. Two ways to call:
 
-1. Prefill: prompts side by side in one row [1, N] without padding; each token attends within its own prompt.
+1. Prefill: prompts side by side in one row [1, N]; each token attends within its own prompt.
 2. Decode: one token of each of the first n rows, [n, 1].
 
 With grouped heads, the H / K queries of a key head stand side by side as the query positions of one product. The
@@ -142,6 +142,10 @@ class SlotCache(Cache):
         for buffer in (each for pair in self._buffers.values() for each in pair):
             buffer[list(target), :, :positions] = buffer[list(source), :, :positions]
 
+    def of_row(self, row: int, positions: int) -> list[Tensor]:
+        """The keys and values of a row's first positions in every layer, each [K, positions, D]."""
+        return [buffer[row, :, :positions] for pair in self._buffers.values() for buffer in pair]
+
     def begin_prefill(self, segments: Sequence[Segment]) -> None:
         """The next call to the model is a packed prefill."""
         self._segments = segments
@@ -178,7 +182,7 @@ class SlotCache(Cache):
                     within = slice(segment.start, segment.end)
                     self.prompts.put(layer_idx, segment.shared, key_states[:, :, within], value_states[:, :, within])
                     continue
-                for buffer, states in zip(pair, (key_states, value_states), strict=True):
+                for buffer, states in zip(pair, (key_states, value_states), strict=True) if slots else ():
                     buffer[slots, :, :length] = states[:, :, segment.start : segment.end]
             return key_states, value_states
         rows, heads = key_states.shape[:2]
@@ -234,7 +238,9 @@ class SlotCache(Cache):
         parts: list[Tensor] = []
         for segment in self._segments:
             within = slice(segment.start, segment.end)
-            keys, values = (t[:, :, within].repeat_interleave(group, dim=1) for t in (key, value))
+            keys, values = (t[:, :, within] for t in (key, value))
+            if group > 1:
+                keys, values = (t.repeat_interleave(group, dim=1) for t in (keys, values))
             bias = _causal_bias(segment.end - segment.start, form, query)
             parts.append(attention(query[:, :, within], keys, values, form, bias))
         return torch.cat(parts, dim=2).transpose(1, 2)
