@@ -151,7 +151,7 @@ def test_attention_that_depends_on_the_width_is_found(monkeypatch: pytest.Monkey
     assert find_rows_step(tiny()) is None
 
 
-def sampled(model: torch.nn.Module, order: list[int], said: list[str], **more: bool) -> dict[int, tuple[bytes, bytes]]:
+def sampled(model: torch.nn.Module, order: list[int], said: list[str], **more: Any) -> dict[int, tuple[bytes, bytes]]:
     engine = LocalEngine(model, Letters(), note=said.append, **more)
     groups = engine.generate(
         [request(PROMPTS[i][:90], replace(SAMPLING, max_completion_length=20), id=i) for i in order]

@@ -9,68 +9,9 @@
    multiple of LANES.
    Compiled once per kind of element: float, or, with BFLOAT16 defined, the upper halves of floats. */
 
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 
-#define LANES 16
-#define INLINE static inline __attribute__((always_inline))
-
-typedef float floats __attribute__((vector_size(4 * LANES)));
-typedef int32_t ints __attribute__((vector_size(4 * LANES)));
-
-INLINE floats read_floats(const float *from) {
-    floats x;
-    memcpy(&x, from, sizeof x);
-    return x;
-}
-
-INLINE void write_floats(float *to, floats x) { memcpy(to, &x, sizeof x); }
-
-#ifdef BFLOAT16
-typedef uint16_t element;
-typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
-typedef uint32_t words __attribute__((vector_size(4 * LANES)));
-
-INLINE floats read_elements(const element *from) {
-    halves upper;
-    memcpy(&upper, from, sizeof upper);
-    return (floats)(__builtin_convertvector(upper, words) << 16);
-}
-
-/* To the nearest, ties to even, as torch rounds; what is not a number stays one. */
-INLINE void write_elements(element *to, floats x) {
-    words bits = (words)x;
-    words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    words quiet = (words)(x != x);
-    halves upper = __builtin_convertvector((rounded & ~quiet) | (0x7fc0 & quiet), halves);
-    memcpy(to, &upper, sizeof upper);
-}
-#else
-typedef float element;
-#define read_elements read_floats
-#define write_elements write_floats
-#endif
-
-INLINE floats choose(ints where, floats yes, floats no) {
-    return (floats)(((ints)yes & where) | ((ints)no & ~where));
-}
-
-/* e to the power of x <= 0, within 2 units in the last place, by x = n log 2 + r and a polynomial in r. The constant
-   2^23 + 2^22 rounds to a whole number, which then stands in the lowest bits. Below -87: as at -87. NaN stays NaN. */
-INLINE floats exponential(floats x) {
-    x = choose(x < -87.0f, x * 0 - 87.0f, x);
-    floats shifted = x * 1.44269504f + 12582912.0f;
-    floats n = shifted - 12582912.0f;
-    floats r = x - n * 0.693145752f - n * 1.42860677e-6f;
-    floats p = r * 1.98756915e-4f + 1.39819995e-3f;
-    p = p * r + 8.33345191e-3f;
-    p = p * r + 4.16657956e-2f;
-    p = p * r + 1.66666665e-1f;
-    p = p * r + 5.00000012e-1f;
-    p = p * r * r + r + 1.0f;
-    return p * (floats)(((ints)shifted << 23) + 0x3f800000);
-}
+#include "vectors.h"
 
 /* folded_n: sums of neighbouring blocks of n lanes, one of a and one of b in turn. */
 INLINE floats folded_1(floats a, floats b) {
