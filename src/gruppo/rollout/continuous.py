@@ -282,7 +282,7 @@ class ContinuousBatch:
         table = self._table
         live = len(tokens)
         counts = table.counts[:live]
-        stopped = np.isin(tokens, self._stops)
+        stopped = (tokens[:, None] == self._stops).any(axis=1)
         for slot in range(live) if self._kind.stop else ():
             drawn = table.tokens[slot, : counts[slot]].tolist()
             stopped[slot] |= holds_stop_string(self._decoder, self._kind.stop, drawn)

@@ -134,10 +134,12 @@ INLINE void attend(const float *queries, const span *spans, int group, int size,
         }
 }
 
-/* Rows of one call. A row without a prompt has prompt_lengths 0. */
+/* Rows of one call. A row without a prompt has prompt_lengths 0; without any, these are null. */
 typedef struct {
-    const element *queries, *keys, *values; /* [n, K, G, D] [n, K, T, D] [n, K, T, D] */
-    const int64_t *lengths;                 /* [n] positions of the slot before the token's own */
+    const element *queries;                        /* [n, K, G, D] */
+    const element *token_keys, *token_values;      /* [n, K, D] the token's own, which go to its slot first; or null */
+    element *keys, *values;                        /* [n, K, T, D] */
+    const int64_t *lengths;                        /* [n] positions of the slot before the token's own */
     const element *const *prompt_keys, *const *prompt_values; /* [n] of [K, P, D] */
     const int64_t *prompt_lengths;          /* [n] P */
     int64_t rows, heads, group, size, positions, longest_prompt;
@@ -149,7 +151,12 @@ typedef struct {
 static void attend_row(const call *c, int64_t row, int64_t head, float *scores, float *query, int64_t room) {
     int64_t at = row * c->heads + head, size = c->size, numbers = c->group * size;
     int64_t end = c->lengths[row] + 1, first = c->window && end > c->window ? end - c->window : 0;
-    int64_t before = c->prompt_lengths[row], slot = (at * c->positions + first) * size;
+    int64_t before = c->prompt_lengths ? c->prompt_lengths[row] : 0, slot = (at * c->positions + first) * size;
+    if (c->token_keys) {
+        int64_t own = (at * c->positions + end - 1) * size, bytes = size * sizeof(element);
+        memcpy(c->keys + own, c->token_keys + at * size, bytes);
+        memcpy(c->values + own, c->token_values + at * size, bytes);
+    }
     span spans[2] = {{0}, {c->keys + slot, c->values + slot, end - first}};
     if (before) {
         int64_t place = head * before * size;

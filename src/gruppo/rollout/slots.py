@@ -170,7 +170,10 @@ class SlotCache(Cache):
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write new keys and values; returns those to attend to."""
+        """Take new keys and values; returns those that the attention below is to be given.
+
+        In a decode step it writes them to the slots itself, in one with its work where the kernel does it.
+        """
         self._layer = layer_idx
         if layer_idx not in self._buffers:
             self._buffers[layer_idx] = (self._empty(key_states), self._empty(value_states))
@@ -185,12 +188,16 @@ class SlotCache(Cache):
                 for buffer, states in zip(pair, (key_states, value_states), strict=True) if slots else ():
                     buffer[slots, :, :length] = states[:, :, segment.start : segment.end]
             return key_states, value_states
-        rows, heads = key_states.shape[:2]
+        return key_states, value_states
+
+    def _written(self, *states: Tensor) -> list[Tensor]:
+        """The slots [n, K, T, D] that are looked at, with the keys and values of the token in their places."""
+        rows, heads = states[0].shape[:2]
         places = self._place(heads)
-        for buffer, states in zip(pair, (key_states, value_states), strict=True):
-            size = states.shape[3]
-            buffer.view(-1, size).index_copy_(0, places, states.reshape(-1, size))
-        return pair[0][:rows, :, : self._width], pair[1][:rows, :, : self._width]
+        pair = self._buffers[self._layer]
+        for buffer, new in zip(pair, states, strict=True):
+            buffer.view(-1, new.shape[3]).index_copy_(0, places, new.reshape(-1, new.shape[3]))
+        return [buffer[:rows, :, : self._width] for buffer in pair]
 
     def _place(self, heads: int) -> Tensor:
         """[n * K], where in a buffer of so many heads, seen as [R * K * T, D], the new tokens go."""
@@ -221,11 +228,12 @@ class SlotCache(Cache):
         return self._attend_decode(grouped, key, value, form).reshape(rows, 1, heads, value.shape[3])
 
     def _attend_decode(self, query: Tensor, key: Tensor, value: Tensor, form: Form) -> Tensor:
-        """[n, K, G, D]: each row attends to its slot and, where it is kept beside it, to its prompt."""
+        """[n, K, G, D]: each row attends to its slot, with the new key and value [n, K, 1, D], and to its prompt."""
         slots = self._buffers[self._layer]
         if form.linear and takes(query, *slots):
             before = self.prompts.of_rows(self._layer) if self.prompts.asked else None
-            return decode_attention(query, *slots, self._lengths, form.scaling, form.window, before)
+            return decode_attention(query, *slots, self._lengths, form.scaling, form.window, before, (key, value))
+        key, value = self._written(key, value)
         bias = self._bias(form.window, query)
         if not self.prompts.asked:
             return attention(query, key, value, form, bias)
