@@ -27,6 +27,13 @@ STOPPING = SamplingParams(max_completion_length=70, stop_token_ids=(5,))
 Bits = dict[tuple[int, int], tuple[bytes, bytes]]
 
 
+@pytest.fixture(autouse=True)
+def operators_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our own kernels for layers are of the CPU, and nothing that a recorder of torch's operators sees."""
+    monkeypatch.setattr("gruppo.rollout.packed_weights.takes_linear", lambda *_: False)
+    monkeypatch.setattr("gruppo.rollout.layers._epsilon", lambda part: None)
+
+
 def called_again(call: Callable[[], None]) -> Callable[[], None]:
     """What a replay has to equal: the call, made anew."""
     return call

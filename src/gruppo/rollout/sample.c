@@ -42,14 +42,6 @@ INLINE floats weights(floats logits, float largest, float inverse) {
     return choose(x < -87.0f, (floats){0}, exponential(x));
 }
 
-INLINE float sum_of(floats x) {
-    x += __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
-    x += __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
-    x += __builtin_shufflevector(x, x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
-    x += __builtin_shufflevector(x, x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
-    return x[0];
-}
-
 /* What is not a number is passed over here; it comes out in the sums. */
 INLINE float largest_of(const element *row, int64_t vocabulary) {
     floats most[4];

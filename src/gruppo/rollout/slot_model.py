@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gruppo.rollout.graphs import PlainSteps, StepRunner, round_rows
+from gruppo.rollout.layers import Norms
 from gruppo.rollout.packed_weights import PackedWeights
 from gruppo.rollout.shared_prompts import BLOCK, SHARED_ROWS, SHARED_TOKENS, PromptKey
 from gruppo.rollout.slots import Segment, SlotCache, attention_configs, slot_attention_in
@@ -59,6 +60,7 @@ class SlotModel:
         self._block = 1 if rows_step is None else BLOCK
         self._configs = attention_configs(model)
         self.packed = PackedWeights(model)
+        self._norms = Norms(model)
         self.device = next(model.parameters()).device
         self.steps = PlainSteps(self.rows_step, self.device) if steps is None else steps
         self._kept: SlotCache | None = None
@@ -161,9 +163,11 @@ class SlotModel:
         }
         with slot_attention_in(self._configs):
             self.packed.enter()
+            self._norms.enter()
             try:
                 return self._model(**inputs).logits
             finally:
+                self._norms.leave()
                 self.packed.leave()
 
     def _tensor(self, array: NDArray[np.int64]) -> Tensor:
