@@ -29,7 +29,11 @@ Bits = dict[tuple[int, int], tuple[bytes, bytes]]
 
 @pytest.fixture(autouse=True)
 def operators_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Our own kernels for layers are of the CPU, and nothing that a recorder of torch's operators sees."""
+    """Our own kernels for layers are of the CPU, and nothing that a recorder of torch's operators sees.
+
+    And what an engine says without a compiler is of no matter here.
+    """
+    monkeypatch.setattr("gruppo.rollout.local.available", lambda dtype: True)
     monkeypatch.setattr("gruppo.rollout.packed_weights.takes_linear", lambda *_: False)
     monkeypatch.setattr("gruppo.rollout.layers._epsilon", lambda part: None)
 

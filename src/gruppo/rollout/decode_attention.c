@@ -61,19 +61,13 @@ INLINE void softmax(float *scores, int64_t count) {
     int64_t t, end = (count + LANES - 1) / LANES * LANES;
     for (t = count; t < end; t++) scores[t] = scores[0];
     floats largest = read_floats(scores);
-    for (t = LANES; t < end; t += LANES) {
-        floats x = read_floats(scores + t);
-        largest = choose(x > largest, x, largest);
-    }
-    float most = largest[0];
-    for (int j = 1; j < LANES; j++) most = largest[j] > most ? largest[j] : most;
+    for (t = LANES; t < end; t += LANES) largest = larger(read_floats(scores + t), largest);
+    float most = largest_lane(largest);
     for (t = 0; t < end; t += LANES) write_floats(scores + t, exponential(read_floats(scores + t) - most));
     for (t = count; t < end; t++) scores[t] = 0;
     floats sums = read_floats(scores);
     for (t = LANES; t < end; t += LANES) sums += read_floats(scores + t);
-    float sum = 0;
-    for (int j = 0; j < LANES; j++) sum += sums[j];
-    float share = 1 / sum;
+    float share = 1 / sum_of(sums);
     for (t = 0; t < end; t += LANES) write_floats(scores + t, read_floats(scores + t) * share);
 }
 

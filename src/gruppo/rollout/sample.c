@@ -11,7 +11,7 @@
 
 #include "vectors.h"
 
-#define PARTS 64 /* at most, of a multiple of LANES tokens each */
+#define PARTS 64 /* at most, of a multiple of BLOCK * LANES tokens each */
 #define BLOCK 4  /* vectors whose weights are computed side by side */
 
 typedef struct {
@@ -48,18 +48,10 @@ INLINE float largest_of(const element *row, int64_t vocabulary) {
     int64_t t = 0;
     for (int i = 0; i < 4; i++) most[i] = (floats){0} - INFINITY;
     for (; t + 4 * LANES <= vocabulary; t += 4 * LANES)
-        for (int i = 0; i < 4; i++) {
-            floats x = read_elements(row + t + i * LANES);
-            most[i] = choose(x > most[i], x, most[i]);
-        }
-    for (; t < vocabulary; t += LANES) {
-        floats x = read_logits(row, t, vocabulary);
-        most[0] = choose(x > most[0], x, most[0]);
-    }
-    for (int i = 1; i < 4; i++) most[0] = choose(most[i] > most[0], most[i], most[0]);
-    float largest = most[0][0];
-    for (int j = 1; j < LANES; j++) largest = most[0][j] > largest ? most[0][j] : largest;
-    return largest;
+        for (int i = 0; i < 4; i++) most[i] = larger(read_elements(row + t + i * LANES), most[i]);
+    for (; t < vocabulary; t += LANES) most[0] = larger(read_logits(row, t, vocabulary), most[0]);
+    for (int i = 1; i < 4; i++) most[0] = larger(most[i], most[0]);
+    return largest_lane(most[0]);
 }
 
 /* The sum of the weights of tokens `start` to `end`, BLOCK at a time as long as they last. */
@@ -76,7 +68,7 @@ INLINE float sum_of_part(const element *row, int64_t start, int64_t end, int64_t
 
 static void sample_row(const call *c, int64_t row) {
     const element *logits = c->logits + row * c->stride;
-    int64_t vocabulary = c->vocabulary, part = ((vocabulary - 1) / (PARTS * LANES) + 1) * LANES;
+    int64_t vocabulary = c->vocabulary, part = ((vocabulary - 1) / (PARTS * BLOCK * LANES) + 1) * BLOCK * LANES;
     int64_t parts = (vocabulary - 1) / part + 1;
     float largest = largest_of(logits, vocabulary), inverse = (float)(1 / c->temperature);
     double sums[PARTS], total = 0, before = 0;

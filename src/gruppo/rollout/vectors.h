@@ -63,10 +63,24 @@ INLINE floats exponential(floats x) {
     return p * (floats)(((ints)shifted << 23) + 0x3f800000);
 }
 
+/* Lanes of x and its halves, quarters, .. exchanged: after each, `combine` leaves the same in both. */
+#define FOLD(x, combine)                                                                            \
+    combine(x, __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7)); \
+    combine(x, __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11)); \
+    combine(x, __builtin_shufflevector(x, x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13)); \
+    combine(x, __builtin_shufflevector(x, x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14))
+#define ADD(x, y) x += y
+#define LARGER(x, y) x = larger(y, x)
+
+/* The lanes of x where they are larger, and else those of y: what is not a number in x is passed over. */
+INLINE floats larger(floats x, floats y) { return choose(x > y, x, y); }
+
 INLINE float sum_of(floats x) {
-    x += __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
-    x += __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
-    x += __builtin_shufflevector(x, x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
-    x += __builtin_shufflevector(x, x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+    FOLD(x, ADD);
+    return x[0];
+}
+
+INLINE float largest_lane(floats x) {
+    FOLD(x, LARGER);
     return x[0];
 }
