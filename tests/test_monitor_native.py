@@ -57,6 +57,17 @@ def test_a_source_is_compiled_once_for_each_macro_and_text(source: Path, tmp_pat
     assert all((tmp_path / "cache/gruppo/native" / name).stat().st_mtime_ns == when for name, when in before.items())
 
 
+def test_the_header_counts_as_text_of_the_source(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    header = tmp_path / "numbers.h"
+    monkeypatch.setattr(native, "HEADER", header)
+    header.write_text("#define NUMBER 7\n")
+    source.write_text('#include "numbers.h"\nint answer(void) { return NUMBER; }\n')
+    assert answer(source) == 7
+    header.write_text("#define NUMBER 8\n")
+    assert answer(source) == 8
+    assert len(kept(tmp_path)) == 2
+
+
 def test_a_kept_library_is_taken_without_the_compiler(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     calls, wrapper = tmp_path / "calls", tmp_path / "counting-cc"
     wrapper.write_text(f'#!/bin/sh\necho "$1" >> {calls}\nexec {shlex.join(COMPILER or [])} "$@"\n')

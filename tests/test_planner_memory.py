@@ -106,6 +106,7 @@ def test_the_constants_are_those_of_the_code() -> None:
     assert rollouts.SHARED_ROWS == shared_prompts.SHARED_ROWS
     assert (rollouts.VLLM_SHARE, rollouts.VLLM_CPU_GIB) == (GPU_SHARE, CPU_GIB)
     assert [rollouts.round_up(n) for n in range(1, 1000)] == [slots.round_up(n) for n in range(1, 1000)]
+    assert rollouts.FIRST == continuous.FIRST == 192
     for vocabulary in (500, 16_384, 151_936, 1_000_000):
         for device in (CPU, torch.device("cuda")):
             for prompt in (0, 300, 1_500, 9_000):
@@ -156,7 +157,9 @@ def test_a_long_prompt_is_in_the_cache_once_a_group() -> None:
     assert plain.sampling["KV cache"] == 16 * 192 * 256 * 3 / 2
 
 
-@pytest.mark.parametrize(("before", "completion"), [(0, 64), (0, 65), (0, 128), (0, 192), (0, 300), (9, 200)])
+@pytest.mark.parametrize(
+    ("before", "completion"), [(0, 64), (0, 65), (0, 128), (0, 192), (0, 300), (9, 200), (9, 40), (200, 90)]
+)
 def test_a_row_is_as_wide_as_the_cache_has_grown(before: int, completion: int) -> None:
     model = tiny(context=512)
     engine = LocalEngine(model, Letters())

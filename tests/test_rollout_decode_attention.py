@@ -104,6 +104,27 @@ def test_a_row_has_the_same_bits_whatever_stands_beside_it(dtype: torch.dtype):
             assert torch.equal(case.found([row])[0], whole[row])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_tokens_own_key_and_value_go_to_their_places_first(dtype: torch.dtype):
+    for group, size in SHAPES:
+        case = Case(group, size, dtype)
+        wanted, whole = case.found(), [case.keys.clone(), case.values.clone()]
+        rows = torch.arange(len(LENGTHS))
+        own = [each[rows, :, LENGTHS][:, :, None] for each in whole]
+        apart = [torch.cat([each, each], dim=1).transpose(2, 3).contiguous().transpose(2, 3)[:, :2] for each in own]
+        for token in (own, apart):
+            for slots in (case.keys, case.values):
+                slots[rows, :, LENGTHS] = float("nan")
+            pair = (token[0], token[1])
+            prompts = case.prompts(EVERY)
+            found = decode_attention(
+                case.query, case.keys, case.values, LENGTHS, case.scaling, prompts=prompts, token=pair
+            )
+            assert torch.equal(found, wanted)
+            assert torch.equal(case.keys, whole[0])
+            assert torch.equal(case.values, whole[1])
+
+
 def test_two_threads_give_the_bits_of_one():
     case = Case(4, 64)
     one = case.found()

@@ -27,6 +27,17 @@ STOPPING = SamplingParams(max_completion_length=70, stop_token_ids=(5,))
 Bits = dict[tuple[int, int], tuple[bytes, bytes]]
 
 
+@pytest.fixture(autouse=True)
+def operators_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our own kernels for layers are of the CPU, and nothing that a recorder of torch's operators sees.
+
+    And what an engine says without a compiler is of no matter here.
+    """
+    monkeypatch.setattr("gruppo.rollout.local.available", lambda dtype: True)
+    monkeypatch.setattr("gruppo.rollout.packed_weights.takes_linear", lambda *_: False)
+    monkeypatch.setattr("gruppo.rollout.layers._epsilon", lambda part: None)
+
+
 def called_again(call: Callable[[], None]) -> Callable[[], None]:
     """What a replay has to equal: the call, made anew."""
     return call
@@ -115,8 +126,9 @@ def test_a_shape_is_captured_when_it_comes_again_and_kept_for_the_next_rollouts(
     assert counts(engine) == (2, 3 + 7, 12)
 
 
-def test_a_cache_that_grows_drops_its_graphs():
+def test_a_cache_that_grows_drops_its_graphs(monkeypatch: pytest.MonkeyPatch):
     """One row of 100 tokens behind one: width 64 for steps 1 to 63, then the buffers grow to 128."""
+    monkeypatch.setattr("gruppo.rollout.continuous.FIRST", 64)
     engine = engine_of(tiny(), StandIn(), batch_invariant=False)
     expected = of_lengths(engine_of(tiny(), called_again, batch_invariant=False), [100])
     assert of_lengths(engine, [100]) == expected

@@ -6,6 +6,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from gruppo.rollout import packed_weights
+from gruppo.rollout.layers import linear_available
 from gruppo.rollout.local import LocalEngine
 from gruppo.rollout.packed_weights import PackedWeights, available, packed_product
 from gruppo.training.logprobs import token_logprobs
@@ -19,10 +20,15 @@ SAMPLING = SamplingParams(max_completion_length=20, stop_token_ids=(5, 11, 40))
 pytestmark = pytest.mark.skipif(not available(torch.float32), reason="this torch does not pack weights")
 
 
-@pytest.fixture(autouse=True)
-def pack_all(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, params=["our own kernel", "oneDNN"])
+def pack_all(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tiny models' weights are packed too."""
     monkeypatch.setattr(packed_weights, "SMALLEST", 1)
+    monkeypatch.setattr(packed_weights, "SMALLEST_OWN", 1)
+    if request.param == "oneDNN":
+        monkeypatch.setattr(packed_weights, "takes_linear", lambda *_: False)
+    elif not linear_available():
+        pytest.skip("no C compiler, or a processor without AVX-512")
 
 
 def distance_to_the_trainer(model: nn.Module, engine: LocalEngine, seed: int = 0) -> float:
@@ -97,6 +103,7 @@ def test_without_the_operators_layers_compute_as_always(monkeypatch: pytest.Monk
         raise AttributeError("no such operator")
 
     monkeypatch.setattr(packed_weights, "packed_product", missing)
+    monkeypatch.setattr(packed_weights, "takes_linear", lambda *_: False)
     available.cache_clear()
     try:
         assert not available(torch.float32)
@@ -116,4 +123,5 @@ def test_what_is_not_packed(monkeypatch: pytest.MonkeyPatch):
     parts = nn.ModuleList([nn.Linear(32, 32), Own(32, 32), nn.Linear(32, 31), nn.Linear(32, 32).half()])
     assert len(PackedWeights(parts)._layers) == 2
     monkeypatch.setattr(packed_weights, "SMALLEST", 1024)
+    monkeypatch.setattr(packed_weights, "SMALLEST_OWN", 1025)
     assert PackedWeights(parts)._layers == [parts[0]]

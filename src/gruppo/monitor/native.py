@@ -1,8 +1,8 @@
 """C sources of the package, compiled at their first use by the machine's own compiler.
 
 The package holds no binaries: a source of a hundred lines takes half a second to compile, for exactly this processor.
-What is compiled is kept in the user's cache folder under a name made of everything that it depends on. Where there is
-no compiler, or it fails, callers go on without: nothing here raises.
+What is compiled is kept in the user's cache folder under a name made of everything that it depends on, the header
+included. Where there is no compiler, or it fails, callers go on without: nothing here raises.
 
 GRUPPO_NATIVE=0 in the environment switches it off, for comparisons and debugging.
 """
@@ -54,8 +54,9 @@ def load(source: Path, define: str = "") -> ctypes.CDLL | None:
         version = _run([*found, "--version"]).stdout
         # Only gcc's OpenMP is the one that torch has loaded already on Linux; two of them fight for the cores.
         openmp = ["-fopenmp"] if b"Free Software Foundation" in version else []
-        command = [*found, *FLAGS, *openmp, *defines, f"-I{HEADER.parent}", str(source)]
-        parts = [source.read_bytes(), HEADER.read_bytes(), repr(command[:-2]).encode(), version, _processor()]
+        options = [*found, *FLAGS, *openmp, *defines, f"-I{HEADER.parent}"]
+        command = [*options, str(source), "-lm"]
+        parts = [source.read_bytes(), HEADER.read_bytes(), repr(options).encode(), version, _processor()]
         name = hashlib.sha256(b"\0".join(parts))
         return _built(command, f"{source.stem}-{name.hexdigest()[:20]}.so")
     return None

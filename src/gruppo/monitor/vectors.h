@@ -58,7 +58,7 @@ INLINE floats choose(ints where, floats yes, floats no) {
     return (floats)(((ints)yes & where) | ((ints)no & ~where));
 }
 
-/* Lane by lane; where a number is none, that of b. */
+/* The lanes of a where they are larger, and else those of b: what is not a number in a is passed over, in b kept. */
 INLINE floats larger(floats a, floats b) {
 #ifdef __AVX512F__
     return (floats)_mm512_max_ps((__m512)a, (__m512)b);
@@ -67,16 +67,30 @@ INLINE floats larger(floats a, floats b) {
 #endif
 }
 
+#if LANES == 16
+/* Lanes of x and its halves, quarters, .. exchanged: after each, `combine` leaves the same in both. */
+#define FOLD(x, combine)                                                                            \
+    combine(x, __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7)); \
+    combine(x, __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11)); \
+    combine(x, __builtin_shufflevector(x, x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13)); \
+    combine(x, __builtin_shufflevector(x, x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14))
+#define ADD(x, y) x += y
+#define LARGER(x, y) x = larger(y, x)
+#else
+#define FOLD(x, combine) \
+    for (int lane = 1; lane < LANES; lane++) combine(x[0], x[lane])
+#define ADD(x, y) x += y
+#define LARGER(x, y) x = y > x ? y : x
+#endif
+
 INLINE float sum_of(floats x) {
-    float sum = 0;
-    for (int j = 0; j < LANES; j++) sum += x[j];
-    return sum;
+    FOLD(x, ADD);
+    return x[0];
 }
 
-INLINE float largest_of(floats x) {
-    float most = x[0];
-    for (int j = 1; j < LANES; j++) most = x[j] > most ? x[j] : most;
-    return most;
+INLINE float largest_lane(floats x) {
+    FOLD(x, LARGER);
+    return x[0];
 }
 
 /* e to the power of x <= 0, within 2 units in the last place, by x = n log 2 + r and a polynomial in r. The constant

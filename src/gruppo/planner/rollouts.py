@@ -15,6 +15,8 @@ PACK_FROM = 16
 """Longest completion, tokens, from which a CPU packs weights (`gruppo.rollout.continuous`)."""
 PACKED_FROM = 2**16
 """Weights of a linear map from which it does (`gruppo.rollout.packed_weights`)."""
+FIRST = 192
+"""Positions that a row has from the start, where completions may become so long (`gruppo.rollout.continuous`)."""
 SHARED_TOKENS = 64
 SHARED_ROWS = 4
 """A prompt of more tokens than these, of a group of so many, is kept once (`gruppo.rollout.shared_prompts`)."""
@@ -114,14 +116,14 @@ def cached_tokens(config: Config, shape: ModelShape, work: Workload, device: Dev
 
 
 def slot_width(before: int, completion: int) -> int:
-    """Positions of a row in the end, as the cache grows by half at a time.
+    """Positions of a row in the end, as the cache grows by half at a time, from `FIRST` on.
 
     Args:
         before: tokens of its prompt that stand in the row, its last one left out.
         completion: the longest, tokens.
     """
     last, most = round_up(before + completion), round_up(before + 1 + completion)
-    width = round_up(before + 1)
+    width = min(most, round_up(max(before + 1, FIRST)))
     while width < last:
         width = min(most, round_up(max(width + 1, width * 3 // 2)))
     return width

@@ -27,6 +27,9 @@ from gruppo.types import Completion, SamplingParams, TextDecoder
 PACK_FROM = 16
 """Completion tokens from which packing the weights pays: it costs about two steps."""
 
+FIRST = 192
+"""Positions that the slots have from the start, where completions may become so long: to grow is to copy."""
+
 
 @dataclass
 class DecodeStats:
@@ -188,7 +191,8 @@ class ContinuousBatch:
         """Make room for so many positions, half as many again where the buffers must grow; returns the width."""
         width = round_up(positions)
         cache, before = self._cache, self._cache.positions
-        wanted = before if width <= before else min(round_up(self._longest), round_up(max(width, before * 3 // 2)))
+        most = round_up(max(width, before * 3 // 2, FIRST))
+        wanted = before if width <= before else min(round_up(self._longest), most)
         cache.reserve(rows, wanted)
         self._stats.peak_rows = max(self._stats.peak_rows, cache.rows)
         self._stats.peak_cache_bytes = max(self._stats.peak_cache_bytes, cache.bytes)
@@ -278,7 +282,7 @@ class ContinuousBatch:
         table = self._table
         live = len(tokens)
         counts = table.counts[:live]
-        stopped = np.isin(tokens, self._stops)
+        stopped = (tokens[:, None] == self._stops).any(axis=1)
         for slot in range(live) if self._kind.stop else ():
             drawn = table.tokens[slot, : counts[slot]].tolist()
             stopped[slot] |= holds_stop_string(self._decoder, self._kind.stop, drawn)

@@ -6,72 +6,14 @@
    what is read is read once. A row's numbers depend on nothing but the row.
 
    Legend: n rows, K key heads, G queries of a key head, T positions of a slot, P tokens of a prompt, D head size, a
-   multiple of LANES.
+   multiple of 16.
    Compiled once per kind of element: float, or, with BFLOAT16 defined, the upper halves of floats. */
 
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 
-#define LANES 16
-#define INLINE static inline __attribute__((always_inline))
+#include "vectors.h"
 
-typedef float floats __attribute__((vector_size(4 * LANES)));
-typedef int32_t ints __attribute__((vector_size(4 * LANES)));
-
-INLINE floats read_floats(const float *from) {
-    floats x;
-    memcpy(&x, from, sizeof x);
-    return x;
-}
-
-INLINE void write_floats(float *to, floats x) { memcpy(to, &x, sizeof x); }
-
-#ifdef BFLOAT16
-typedef uint16_t element;
-typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
-typedef uint32_t words __attribute__((vector_size(4 * LANES)));
-
-INLINE floats read_elements(const element *from) {
-    halves upper;
-    memcpy(&upper, from, sizeof upper);
-    return (floats)(__builtin_convertvector(upper, words) << 16);
-}
-
-/* To the nearest, ties to even, as torch rounds; what is not a number stays one. */
-INLINE void write_elements(element *to, floats x) {
-    words bits = (words)x;
-    words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    words quiet = (words)(x != x);
-    halves upper = __builtin_convertvector((rounded & ~quiet) | (0x7fc0 & quiet), halves);
-    memcpy(to, &upper, sizeof upper);
-}
-#else
-typedef float element;
-#define read_elements read_floats
-#define write_elements write_floats
-#endif
-
-INLINE floats choose(ints where, floats yes, floats no) {
-    return (floats)(((ints)yes & where) | ((ints)no & ~where));
-}
-
-/* e to the power of x <= 0, within 2 units in the last place, by x = n log 2 + r and a polynomial in r. The constant
-   2^23 + 2^22 rounds to a whole number, which then stands in the lowest bits. Below -87: as at -87. NaN stays NaN. */
-INLINE floats exponential(floats x) {
-    x = choose(x < -87.0f, x * 0 - 87.0f, x);
-    floats shifted = x * 1.44269504f + 12582912.0f;
-    floats n = shifted - 12582912.0f;
-    floats r = x - n * 0.693145752f - n * 1.42860677e-6f;
-    floats p = r * 1.98756915e-4f + 1.39819995e-3f;
-    p = p * r + 8.33345191e-3f;
-    p = p * r + 4.16657956e-2f;
-    p = p * r + 1.66666665e-1f;
-    p = p * r + 5.00000012e-1f;
-    p = p * r * r + r + 1.0f;
-    return p * (floats)(((ints)shifted << 23) + 0x3f800000);
-}
-
+#if LANES == 16
 /* folded_n: sums of neighbouring blocks of n lanes, one of a and one of b in turn. */
 INLINE floats folded_1(floats a, floats b) {
     return __builtin_shufflevector(a, b, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30) +
@@ -100,6 +42,13 @@ INLINE floats sums_of(floats *x) {
     for (int j = 0; j < 2; j++) x[j] = folded_4(x[2 * j], x[2 * j + 1]);
     return folded_8(x[0], x[1]);
 }
+#else
+INLINE floats sums_of(const floats *x) {
+    floats sums;
+    for (int j = 0; j < LANES; j++) sums[j] = sum_of(x[j]);
+    return sums;
+}
+#endif
 
 /* scores[t] = scaling * query . keys[t], LANES keys at a time; what is written behind the last is of no use. */
 INLINE void score(const float *query, const element *keys, int64_t count, int size, float scaling, float *scores) {
@@ -120,19 +69,13 @@ INLINE void softmax(float *scores, int64_t count) {
     int64_t t, end = (count + LANES - 1) / LANES * LANES;
     for (t = count; t < end; t++) scores[t] = scores[0];
     floats largest = read_floats(scores);
-    for (t = LANES; t < end; t += LANES) {
-        floats x = read_floats(scores + t);
-        largest = choose(x > largest, x, largest);
-    }
-    float most = largest[0];
-    for (int j = 1; j < LANES; j++) most = largest[j] > most ? largest[j] : most;
+    for (t = LANES; t < end; t += LANES) largest = larger(read_floats(scores + t), largest);
+    float most = largest_lane(largest);
     for (t = 0; t < end; t += LANES) write_floats(scores + t, exponential(read_floats(scores + t) - most));
     for (t = count; t < end; t++) scores[t] = 0;
     floats sums = read_floats(scores);
     for (t = LANES; t < end; t += LANES) sums += read_floats(scores + t);
-    float sum = 0;
-    for (int j = 0; j < LANES; j++) sum += sums[j];
-    float share = 1 / sum;
+    float share = 1 / sum_of(sums);
     for (t = 0; t < end; t += LANES) write_floats(scores + t, read_floats(scores + t) * share);
 }
 
@@ -193,10 +136,12 @@ INLINE void attend(const float *queries, const span *spans, int group, int size,
         }
 }
 
-/* Rows of one call. A row without a prompt has prompt_lengths 0. */
+/* Rows of one call. A row without a prompt has prompt_lengths 0; without any, these are null. */
 typedef struct {
-    const element *queries, *keys, *values; /* [n, K, G, D] [n, K, T, D] [n, K, T, D] */
-    const int64_t *lengths;                 /* [n] positions of the slot before the token's own */
+    const element *queries;                        /* [n, K, G, D] */
+    const element *token_keys, *token_values;      /* [n, K, D] the token's own, which go to its slot first; or null */
+    element *keys, *values;                        /* [n, K, T, D] */
+    const int64_t *lengths;                        /* [n] positions of the slot before the token's own */
     const element *const *prompt_keys, *const *prompt_values; /* [n] of [K, P, D] */
     const int64_t *prompt_lengths;          /* [n] P */
     int64_t rows, heads, group, size, positions, longest_prompt;
@@ -208,7 +153,12 @@ typedef struct {
 static void attend_row(const call *c, int64_t row, int64_t head, float *scores, float *query, int64_t room) {
     int64_t at = row * c->heads + head, size = c->size, numbers = c->group * size;
     int64_t end = c->lengths[row] + 1, first = c->window && end > c->window ? end - c->window : 0;
-    int64_t before = c->prompt_lengths[row], slot = (at * c->positions + first) * size;
+    int64_t before = c->prompt_lengths ? c->prompt_lengths[row] : 0, slot = (at * c->positions + first) * size;
+    if (c->token_keys) {
+        int64_t own = (at * c->positions + end - 1) * size, bytes = size * sizeof(element);
+        memcpy(c->keys + own, c->token_keys + at * size, bytes);
+        memcpy(c->values + own, c->token_values + at * size, bytes);
+    }
     span spans[2] = {{0}, {c->keys + slot, c->values + slot, end - first}};
     if (before) {
         int64_t place = head * before * size;

@@ -40,7 +40,7 @@ class _Call(ctypes.Structure):
     """As in the kernel's source."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("queries", "keys", "values", "lengths")),
+        *((name, ctypes.c_void_p) for name in ("queries", "token_keys", "token_values", "keys", "values", "lengths")),
         *((name, ctypes.c_void_p) for name in ("prompt_keys", "prompt_values", "prompt_lengths")),
         *((name, ctypes.c_int64) for name in ("rows", "heads", "group", "size", "positions", "longest_prompt")),
         ("window", ctypes.c_int64),
@@ -66,6 +66,7 @@ def decode_attention(
     scaling: float,
     window: int | None = None,
     prompts: RowPrompts | None = None,
+    token: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Attention [n, K, G, D] of each row to its prompt, if it has one here, and to its slot.
 
@@ -77,6 +78,7 @@ def decode_attention(
         scaling: of the products.
         window: the last positions of the slot that are looked at; None: all.
         prompts: of the rows; None: no row has one beside its slot.
+        token: the token's own key and value [n, K, 1, D], which are written to the slots first; None: they are there.
 
     Raises:
         EngineError: no memory is left for the scores.
@@ -87,14 +89,20 @@ def decode_attention(
     rows, heads, group, size = query.shape
     assert rows <= keys.shape[0]
     assert lengths.dtype == torch.int64
-    if prompts is None:
-        none = np.zeros(rows, dtype=np.int64)
-        prompts = RowPrompts(none, none, none)
+    before: tuple[int | None, ...] = (None, None, None)
+    longest = 0
+    if prompts is not None:
+        before = tuple(each.ctypes.data for each in (prompts.keys, prompts.values, prompts.lengths))
+        longest = int(prompts.lengths.max())
+    own: tuple[int | None, ...] = (None, None)
+    if token is not None:
+        assert all(each.shape == (rows, heads, 1, size) and each.dtype == query.dtype for each in token)
+        token = token[0].contiguous(), token[1].contiguous()
+        own = token[0].data_ptr(), token[1].data_ptr()
     out = torch.empty_like(query)
     call = _Call(
-        *(each.data_ptr() for each in (query, keys, values, lengths)),
-        *(each.ctypes.data for each in (prompts.keys, prompts.values, prompts.lengths)),
-        *(rows, heads, group, size, keys.shape[2], int(prompts.lengths.max())),
+        *(query.data_ptr(), *own, keys.data_ptr(), values.data_ptr(), lengths.data_ptr()),
+        *(*before, rows, heads, group, size, keys.shape[2], longest),
         *(window or 0, scaling, out.data_ptr()),
     )
     if kernel(ctypes.byref(call), torch.get_num_threads()):

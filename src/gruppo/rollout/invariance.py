@@ -1,9 +1,9 @@
 """At how many rows a decode step gives each row the same bits whatever stands beside it: found by trying.
 
-What `rollout.slots` and `rollout.slot_model` do for it (a multiple of ROWS_STEP rows, widths from `round_up`, prompts
-one by one) was found on x86 processors with AVX-512. Other processors and libraries go other ways at other numbers of
-rows, so the first use of an engine decodes the same rows in several companies and compares: many together, in reverse,
-a few, each alone; beside longer ones; with packed weights and without.
+What `rollout.slots` and `rollout.slot_model` do for it (a multiple of ROWS_STEP rows, widths from `round_up`) was found
+on x86 processors with AVX-512. Other processors and libraries go other ways at other numbers of rows, so the first use
+of an engine decodes the same rows in several companies and compares: many together, in reverse, a few, each alone;
+beside longer ones; with packed weights and without. In the same way it finds whether prompts may be prefilled together.
 
 Legend: R rows of the trial, V vocabulary.
 """
@@ -28,6 +28,12 @@ LENGTHS = (1, 5, 17, 40, 63, 64, 100, 150)
 """Tokens that the rows have already, in turn."""
 WIDEST = 640
 """Positions looked at where the row is thought to stand beside a much longer one."""
+PROMPTS = (31, 1, 90, 5, 64, 17, 33, 11)
+"""Tokens of prompts that are prefilled alone and in PACKS: 252 in all."""
+PACKS = ((0, 1, 2, 3, 4, 5, 6, 7), (7, 6, 5, 4, 3, 2, 1, 0), (3, 0, 1), (1, 2, 5))
+PACKED_BELOW = 2**26
+"""Parameters of a model up to which packs are tried: a call costs a millisecond beside its products, which in larger
+models are most of it also for one prompt, and of which the trial is made."""
 
 
 def find_rows_step(model: nn.Module) -> int | None:
@@ -51,6 +57,45 @@ def _holds(decoder: SlotModel, model: nn.Module) -> bool:
         return not decoder.packed.held or trial.equal()
     finally:
         decoder.packed.release()
+
+
+def find_packs(model: nn.Module, step: int) -> bool:
+    """Whether a prompt's keys and values have the same bits alone and beside others, where that is of use.
+
+    Args:
+        model: known to fit the slots.
+        step: from `find_rows_step`.
+    """
+    if sum(weight.numel() for weight in model.parameters()) > PACKED_BELOW:
+        return False
+    decoder = SlotModel(model, step)
+    try:
+        if not _packs_hold(decoder, model):
+            return False
+        decoder.packed.pack()
+        return not decoder.packed.held or _packs_hold(decoder, model)
+    finally:
+        decoder.packed.release()
+
+
+def _packs_hold(decoder: SlotModel, model: nn.Module) -> bool:
+    config: Any = model.config
+    config = config.get_text_config()
+    most = (getattr(config, "max_position_embeddings", None) or WIDEST) - 1
+    lengths = [min(length, most) for length in PROMPTS]
+    generator = np.random.default_rng(1)
+    prompts = [generator.integers(0, config.vocab_size, length).tolist() for length in lengths]
+    cache = decoder.new_cache()
+    cache.reserve(2 * len(prompts), round_up(max(lengths)))
+    for row, prompt in enumerate(prompts):
+        decoder.prefill(cache, [Prompt(prompt, slots=(row,))])
+    for company in PACKS:
+        decoder.prefill(cache, [Prompt(prompts[row], slots=(len(prompts) + row,)) for row in company])
+        for row in company:
+            pairs = zip(*(cache.of_row(at, lengths[row]) for at in (row, len(prompts) + row)), strict=True)
+            if not all(torch.equal(alone, beside) for alone, beside in pairs):
+                return False
+    return True
 
 
 class _Trial:

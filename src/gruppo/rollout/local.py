@@ -19,7 +19,7 @@ from gruppo.rollout.decode_attention import KINDS, available
 from gruppo.rollout.engine import RolloutEngine
 from gruppo.rollout.gate import misfit
 from gruppo.rollout.graphs import Capture, steps_for
-from gruppo.rollout.invariance import find_rows_step
+from gruppo.rollout.invariance import find_packs, find_rows_step
 from gruppo.rollout.rows import Row
 from gruppo.rollout.slot_model import SlotModel
 from gruppo.rollout.waves import Wave
@@ -117,7 +117,9 @@ class LocalEngine(RolloutEngine):
                 "batch_invariant: not kept on this machine, whose kernels give a row other last bits beside other "
                 "rows; what is drawn may depend, within rounding, on what is in the batch"
             )
-        self._slots = SlotModel(self._model, step, steps_for(self._model, step or 1, self._capture, self._say))
+        packs = step is not None and find_packs(self._model, step)
+        steps = steps_for(self._model, step or 1, self._capture, self._say)
+        self._slots = SlotModel(self._model, step, steps, packs=packs)
         first = next(self._model.parameters())
         if first.device.type == "cpu" and first.dtype in KINDS and not available(first.dtype):
             self._say(f"sampling without the decode kernel, which is slower: {NONE_FOUND}")

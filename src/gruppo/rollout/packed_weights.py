@@ -1,8 +1,11 @@
 """Weights laid out for few rows: on a CPU, products with packed weights take a third to two thirds of the time.
 
-torch keeps a linear layer's weight row by row, and its products sort it anew each time. oneDNN's own layout, made
-once after each update, spares that. torch has it as internal operators, so what they do is checked once per process
-and kind of number, and without them the layers compute as always.
+torch keeps a linear layer's weight row by row, and its products sort it anew each time. A layout made once after each
+update spares that. Two of them:
+
+1. In float32, that of a kernel of our own (`rollout.layers`), where it is there.
+2. Else oneDNN's. torch has it as internal operators, so what they do is checked once per process and kind of number,
+   and without them the layers compute as always.
 
 Limits:
 1. Only `torch.nn.Linear` itself, in float32 and bfloat16, on the CPU; the adapters of LoRA are too small to gain.
@@ -11,16 +14,22 @@ Limits:
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from gruppo.rollout.layers import linear_product, takes_linear
+
 SMALLEST = 2**16
-"""Weights of fewer numbers gain nothing: the packed product costs about 10 microseconds to begin."""
+"""Weights of fewer numbers gain nothing with oneDNN: its product costs about 10 microseconds to begin."""
+SMALLEST_OWN = 2**10
+"""The same with our own kernel."""
 DTYPES = (torch.float32, torch.bfloat16)
 
 Product = Callable[[Tensor], Tensor]
+Packer = Callable[[Tensor, Tensor | None], Product]
 
 
 @functools.cache
@@ -53,7 +62,9 @@ class PackedWeights:
     """The packed copies of a model's linear layers."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._layers = [part for part in model.modules() if isinstance(part, nn.Linear) and _gains(part)]
+        packers = {part: packer for part in model.modules() if (packer := _packer(part))}
+        self._layers: list[Any] = list(packers)
+        self._packers = list(packers.values())
         self._products: list[Product] = []
 
     @property
@@ -65,7 +76,9 @@ class PackedWeights:
         """Copy the weights as they are now."""
         self.release()
         with torch.inference_mode():
-            self._products = [packed_product(layer.weight, layer.bias) for layer in self._layers]
+            self._products = [
+                pack(layer.weight, layer.bias) for pack, layer in zip(self._packers, self._layers, strict=True)
+            ]
 
     def release(self) -> None:
         """Give the copies back."""
@@ -87,9 +100,12 @@ class PackedWeights:
             layer.__dict__.pop("forward", None)
 
 
-def _gains(part: nn.Linear) -> bool:
-    """Whether packing pays: exactly a linear layer (subclasses compute otherwise), its forward its own."""
+def _packer(part: nn.Module) -> Packer | None:
+    """How a layer is packed, where that pays: a linear layer and no subclass of it, with its own forward."""
     if type(part) is not nn.Linear or "forward" in vars(part):
-        return False
+        return None
     weight = part.weight
-    return weight.device.type == "cpu" and weight.numel() >= SMALLEST and available(weight.dtype)
+    if weight.numel() >= SMALLEST_OWN and takes_linear(weight, part.bias):
+        return linear_product
+    gains = weight.device.type == "cpu" and weight.numel() >= SMALLEST and available(weight.dtype)
+    return packed_product if gains else None

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gruppo.rollout.graphs import PlainSteps, StepRunner
+from gruppo.rollout.graphs import PlainSteps, StepRunner, round_rows
+from gruppo.rollout.layers import Norms
 from gruppo.rollout.packed_weights import PackedWeights
 from gruppo.rollout.shared_prompts import BLOCK, SHARED_ROWS, SHARED_TOKENS, PromptKey
 from gruppo.rollout.slots import Segment, SlotCache, attention_configs, slot_attention_in
@@ -17,6 +18,8 @@ from gruppo.types import GroupRequest
 
 PREFILL_TOKENS = 4096
 """Tokens of prompts that are prefilled side by side; a longer prompt goes alone."""
+INVARIANT_TOKENS = 256
+"""The same where rows must not depend on each other: products of more rows may sum in other blocks."""
 
 ROWS_STEP = 4
 """A decode step has a multiple of it as rows, some of them idle. Products of fewer rows than 4 go other ways, and the
@@ -37,17 +40,27 @@ class SlotModel:
 
     Args:
         model: the model, known to fit (`rollout.gate`).
-        rows_step: prompts are prefilled one by one, and a decode step has a multiple of so many rows, so that a row's
-            numbers do not depend on the others (`rollout.invariance`); None: prompts go in packs, and no row is idle.
+        rows_step: a prefill has a multiple of so many tokens, and a decode step of so many rows, so that a row's
+            numbers do not depend on the others (`rollout.invariance`); None: nothing is filled up.
         steps: runs the decode steps (`rollout.graphs`); None: plainly.
+        packs: prompts are prefilled in packs also where `rows_step` is given; else one by one.
     """
 
-    def __init__(self, model: nn.Module, rows_step: int | None = ROWS_STEP, steps: StepRunner | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        rows_step: int | None = ROWS_STEP,
+        steps: StepRunner | None = None,
+        *,
+        packs: bool = False,
+    ) -> None:
         self._model = model
         self.rows_step = rows_step or 1
-        self.pack_tokens = PREFILL_TOKENS if rows_step is None else 0
+        self.pack_tokens = PREFILL_TOKENS if rows_step is None else INVARIANT_TOKENS if packs else 0
+        self._block = 1 if rows_step is None else BLOCK
         self._configs = attention_configs(model)
         self.packed = PackedWeights(model)
+        self._norms = Norms(model)
         self.device = next(model.parameters()).device
         self.steps = PlainSteps(self.rows_step, self.device) if steps is None else steps
         self._kept: SlotCache | None = None
@@ -56,7 +69,7 @@ class SlotModel:
 
     def new_cache(self) -> SlotCache:
         """A cache for this model."""
-        return SlotCache(1 if self.pack_tokens else BLOCK)
+        return SlotCache(self._block)
 
     def lend_cache(self) -> SlotCache:
         """A cache for a batch: the one that was kept, if it is not lent, or a new one."""
@@ -98,8 +111,13 @@ class SlotModel:
         for prompt in prompts:
             segments.append(Segment(start, start + len(prompt.tokens), prompt.slots, prompt.shared))
             start += len(prompt.tokens)
-        ids = np.concatenate([np.asarray(prompt.tokens, dtype=np.int64) for prompt in prompts])
-        positions = np.concatenate([np.arange(len(prompt.tokens)) for prompt in prompts])
+        ids = np.zeros(round_rows(start, self.rows_step), dtype=np.int64)
+        positions = np.zeros_like(ids)
+        for prompt, segment in zip(prompts, segments, strict=True):
+            ids[segment.start : segment.end] = prompt.tokens
+            positions[segment.start : segment.end] = np.arange(len(prompt.tokens))
+        if start < len(ids):  # what fills it up goes nowhere
+            segments.append(Segment(start, len(ids)))
         cache.begin_prefill(segments)
         self._call(cache, self._tensor(ids)[None], self._tensor(positions)[None])
 
@@ -145,9 +163,11 @@ class SlotModel:
         }
         with slot_attention_in(self._configs):
             self.packed.enter()
+            self._norms.enter()
             try:
                 return self._model(**inputs).logits
             finally:
+                self._norms.leave()
                 self.packed.leave()
 
     def _tensor(self, array: NDArray[np.int64]) -> Tensor:

@@ -8,7 +8,7 @@ at positions 0 to length - 1, so rows of any length decode together, and each ma
 called through transformers' own interfaces: this cache as `past_key_values`, and the attention function below, which
 finds the cache by the keyword `slots`. Two ways to call:
 
-1. Prefill: prompts side by side in one row [1, N] without padding; each token attends within its own prompt.
+1. Prefill: prompts side by side in one row [1, N]; each token attends within its own prompt.
 2. Decode: one token of each of the first n rows, [n, 1].
 
 With grouped heads, the H / K queries of a key head stand side by side as the query positions of one product. The
@@ -29,6 +29,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, Cache, PreTrainedConfig
 
 from gruppo.rollout.decode_attention import decode_attention, takes
+from gruppo.rollout.pages import zeros
 from gruppo.rollout.shared_prompts import BLOCK, PromptKey, SharedPrompts, attention_and_sums
 
 NAME = "gruppo_slots"
@@ -126,10 +127,10 @@ class SlotCache(Cache):
 
     def _empty(self, states: Tensor) -> Tensor:
         # Zeros, not what the memory held: masked positions still enter the products, times 0.
-        return states.new_zeros(self.rows, states.shape[1], self.positions, states.shape[3])
+        return zeros((self.rows, states.shape[1], self.positions, states.shape[3]), states)
 
     def _grown(self, old: Tensor) -> Tensor:
-        new = old.new_zeros(self.rows, old.shape[1], self.positions, old.shape[3])
+        new = zeros((self.rows, old.shape[1], self.positions, old.shape[3]), old)
         new[: old.shape[0], :, : old.shape[2]] = old
         return new
 
@@ -140,6 +141,10 @@ class SlotCache(Cache):
             return
         for buffer in (each for pair in self._buffers.values() for each in pair):
             buffer[list(target), :, :positions] = buffer[list(source), :, :positions]
+
+    def of_row(self, row: int, positions: int) -> list[Tensor]:
+        """The keys and values of a row's first positions in every layer, each [K, positions, D]."""
+        return [buffer[row, :, :positions] for pair in self._buffers.values() for buffer in pair]
 
     def begin_prefill(self, segments: Sequence[Segment]) -> None:
         """The next call to the model is a packed prefill."""
@@ -165,7 +170,10 @@ class SlotCache(Cache):
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write new keys and values; returns those to attend to."""
+        """Take new keys and values; returns those that the attention below is to be given.
+
+        In a decode step it writes them to the slots itself, in one with its work where the kernel does it.
+        """
         self._layer = layer_idx
         if layer_idx not in self._buffers:
             self._buffers[layer_idx] = (self._empty(key_states), self._empty(value_states))
@@ -177,15 +185,19 @@ class SlotCache(Cache):
                     within = slice(segment.start, segment.end)
                     self.prompts.put(layer_idx, segment.shared, key_states[:, :, within], value_states[:, :, within])
                     continue
-                for buffer, states in zip(pair, (key_states, value_states), strict=True):
+                for buffer, states in zip(pair, (key_states, value_states), strict=True) if slots else ():
                     buffer[slots, :, :length] = states[:, :, segment.start : segment.end]
             return key_states, value_states
-        rows, heads = key_states.shape[:2]
+        return key_states, value_states
+
+    def _written(self, *states: Tensor) -> list[Tensor]:
+        """The slots [n, K, T, D] that are looked at, with the keys and values of the token in their places."""
+        rows, heads = states[0].shape[:2]
         places = self._place(heads)
-        for buffer, states in zip(pair, (key_states, value_states), strict=True):
-            size = states.shape[3]
-            buffer.view(-1, size).index_copy_(0, places, states.reshape(-1, size))
-        return pair[0][:rows, :, : self._width], pair[1][:rows, :, : self._width]
+        pair = self._buffers[self._layer]
+        for buffer, new in zip(pair, states, strict=True):
+            buffer.view(-1, new.shape[3]).index_copy_(0, places, new.reshape(-1, new.shape[3]))
+        return [buffer[:rows, :, : self._width] for buffer in pair]
 
     def _place(self, heads: int) -> Tensor:
         """[n * K], where in a buffer of so many heads, seen as [R * K * T, D], the new tokens go."""
@@ -216,11 +228,12 @@ class SlotCache(Cache):
         return self._attend_decode(grouped, key, value, form).reshape(rows, 1, heads, value.shape[3])
 
     def _attend_decode(self, query: Tensor, key: Tensor, value: Tensor, form: Form) -> Tensor:
-        """[n, K, G, D]: each row attends to its slot and, where it is kept beside it, to its prompt."""
+        """[n, K, G, D]: each row attends to its slot, with the new key and value [n, K, 1, D], and to its prompt."""
         slots = self._buffers[self._layer]
         if form.linear and takes(query, *slots):
             before = self.prompts.of_rows(self._layer) if self.prompts.asked else None
-            return decode_attention(query, *slots, self._lengths, form.scaling, form.window, before)
+            return decode_attention(query, *slots, self._lengths, form.scaling, form.window, before, (key, value))
+        key, value = self._written(key, value)
         bias = self._bias(form.window, query)
         if not self.prompts.asked:
             return attention(query, key, value, form, bias)
@@ -233,7 +246,9 @@ class SlotCache(Cache):
         parts: list[Tensor] = []
         for segment in self._segments:
             within = slice(segment.start, segment.end)
-            keys, values = (t[:, :, within].repeat_interleave(group, dim=1) for t in (key, value))
+            keys, values = (t[:, :, within] for t in (key, value))
+            if group > 1:
+                keys, values = (t.repeat_interleave(group, dim=1) for t in (keys, values))
             bias = _causal_bias(segment.end - segment.start, form, query)
             parts.append(attention(query[:, :, within], keys, values, form, bias))
         return torch.cat(parts, dim=2).transpose(1, 2)

@@ -42,7 +42,7 @@ static void forward_row(const call *c, int64_t token) {
     const element *row = c->logits + token * c->vocabulary;
     floats most = scaled(c, row, 0);
     for (int64_t j = LANES; j < c->vocabulary; j += LANES) most = larger(most, scaled(c, row, j));
-    float largest = largest_of(most), sum = 0, weighed = 0;
+    float largest = largest_lane(most), sum = 0, weighed = 0;
     for (int64_t j = 0; j < c->vocabulary; j += LANES) {
         floats sums = {0}, products = {0};
         int64_t end = j + BLOCK < c->vocabulary ? j + BLOCK : c->vocabulary;

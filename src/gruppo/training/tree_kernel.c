@@ -220,7 +220,7 @@ INLINE float exponentials(const call *c, const workshop *w, const block *b, int6
     mask(c, w, b, i, row);
     floats most = read_floats(row), sums = {0};
     for (int64_t j = LANES; j < end; j += LANES) most = larger(most, read_floats(row + j));
-    *largest = largest_of(most);
+    *largest = largest_lane(most);
     for (int64_t j = 0; j < end; j += LANES) {
         floats x = power(read_floats(row + j) - *largest);
         sums += x;

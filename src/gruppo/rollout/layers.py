@@ -1,0 +1,158 @@
+"""Linear layers and norms of a decode step on a CPU, by kernels of our own where the machine has a C compiler.
+
+A step of a small model is a hundred operators, each of which costs more on the way to its work than a few rows are
+worth. `layers.c` holds two kinds of layers of which a model has most: a linear layer in float32 on a packed weight, for
+processors with AVX-512, where it took 0.5 to 0.9 of oneDNN's time at 4 to 128 rows; and the root mean square norm,
+which is seven operators in torch. Compiled and checked as `rollout.decode_attention`.
+"""
+
+import ctypes
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from gruppo.monitor import native
+from gruppo.rollout.decode_attention import KINDS, LANES, SOURCE, TOLERANCE
+from gruppo.rollout.pages import zeros
+
+COLUMNS = 2 * LANES
+"""Outputs of a block of a packed weight."""
+POINTER, SIZE = ctypes.c_void_p, ctypes.c_int64
+
+Layer = Callable[[Tensor], Tensor]
+
+
+@functools.cache
+def _library(dtype: torch.dtype) -> ctypes.CDLL | None:
+    library = native.load(SOURCE.with_name("layers.c"), KINDS[dtype]) if dtype in KINDS else None
+    if library is not None:
+        library.rms_norm.argtypes = [*[POINTER] * 3, *[SIZE] * 2, ctypes.c_float, ctypes.c_int]
+        library.rms_norm.restype = None
+        if dtype == torch.float32:
+            library.linear.argtypes = [*[POINTER] * 4, *[SIZE] * 3, ctypes.c_int]
+            library.pack.argtypes = [*[POINTER] * 2, *[SIZE] * 2, ctypes.c_int]
+            library.linear.restype = library.pack.restype = None
+    return library
+
+
+def takes_linear(weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether the kernel is there and made for a linear layer of such a weight [outputs, inputs]."""
+    own = [each for each in (weight, bias) if each is not None]
+    fits = all(each.device.type == "cpu" and each.dtype == torch.float32 and each.is_contiguous() for each in own)
+    return fits and weight.shape[0] % LANES == 0 and linear_available()
+
+
+def linear_product(weight: Tensor, bias: Tensor | None) -> Layer:
+    """x -> x @ weight.T + bias, on a packed copy of the weight."""
+    library = _library(torch.float32)
+    assert library is not None
+    weight = weight.detach()
+    outputs, inputs = weight.shape
+    packed = zeros((-(-outputs // COLUMNS), inputs, COLUMNS), weight)
+    library.pack(weight.data_ptr(), packed.data_ptr(), inputs, outputs, torch.get_num_threads())
+    multiply, threads = library.linear, torch.get_num_threads
+
+    def product(rows: Tensor) -> Tensor:
+        if rows.dtype != torch.float32 or rows.shape[-1] != inputs:
+            raise TypeError(f"a linear layer of {inputs} float32 inputs got {rows.shape[-1]} of {rows.dtype}")
+        rows = rows.contiguous()
+        out = rows.new_empty((*rows.shape[:-1], outputs))
+        more = None if bias is None else bias.data_ptr()
+        count = rows.numel() // inputs
+        multiply(rows.data_ptr(), packed.data_ptr(), more, out.data_ptr(), count, inputs, outputs, threads())
+        return out
+
+    return product
+
+
+@functools.cache
+def linear_available() -> bool:
+    """Whether the kernel for linear layers is there, the processor wide enough, and the result torch's."""
+    library = _library(torch.float32)
+    if library is None or not library.wide():
+        return False
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        for outputs, inputs, rows in ((16, 5, 1), (48, 64, 21), (96, 33, 12)):
+            weight, bias, x = (
+                torch.randn(*shape, generator=generator) for shape in ((outputs, inputs), (outputs,), (rows, inputs))
+            )
+            for more in (bias, None):
+                if not torch.allclose(linear_product(weight, more)(x), linear(x, weight, more), atol=1e-4, rtol=1e-5):
+                    return False
+    return True
+
+
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """weight * x / root of (the mean of x^2 over the last dimension + epsilon), rounded to x's kind before the weight.
+
+    Args:
+        x: [..., D].
+        weight: [D], of x's kind.
+        epsilon: of the norm.
+    """
+    library = _library(x.dtype)
+    assert library is not None
+    size = weight.shape[0]
+    assert x.shape[-1] == size
+    assert x.dtype == weight.dtype
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    rows = x.numel() // size
+    library.rms_norm(x.data_ptr(), weight.data_ptr(), out.data_ptr(), rows, size, epsilon, torch.get_num_threads())
+    return out
+
+
+class Norms:
+    """A model's root mean square norms, as far as the kernel computes what they compute.
+
+    Found by name, and by trying each: some multiply by 1 + weight, or round elsewhere.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._parts = [(part, _by_kernel(part, epsilon)) for part in model.modules() if (epsilon := _epsilon(part))]
+
+    def enter(self) -> None:
+        """The norms are computed by the kernel until `leave`."""
+        for part, forward in self._parts:
+            part.__dict__["forward"] = forward
+
+    def leave(self) -> None:
+        """The norms are their own again."""
+        for part, _ in self._parts:
+            part.__dict__.pop("forward", None)
+
+
+def _by_kernel(part: nn.Module, epsilon: float) -> Layer:
+    def forward(hidden_states: Tensor) -> Tensor:
+        weight = part.weight
+        assert isinstance(weight, Tensor)
+        if hidden_states.dtype != weight.dtype:
+            return type(part).forward(part, hidden_states)
+        return rms_norm(hidden_states, weight, epsilon)
+
+    return forward
+
+
+def _epsilon(part: nn.Module) -> float | None:
+    """That of a norm which the kernel takes; None for anything else."""
+    weight, epsilon = getattr(part, "weight", None), getattr(part, "variance_epsilon", getattr(part, "eps", None))
+    named = type(part).__name__.endswith("RMSNorm") and [name for name, _ in part.named_parameters()] == ["weight"]
+    if not named or not isinstance(weight, Tensor) or not isinstance(epsilon, float) or "forward" in vars(part):
+        return None
+    fits = weight.dim() == 1 and weight.shape[0] % LANES == 0 and weight.is_contiguous()
+    if not fits or weight.device.type != "cpu" or _library(weight.dtype) is None:
+        return None
+    x = torch.randn(5, 1, weight.shape[0], generator=torch.Generator().manual_seed(0)).to(weight.dtype)
+    x[0] *= epsilon**0.5  # where epsilon counts
+    try:
+        with torch.inference_mode():
+            own, found = part(x), rms_norm(x, weight, epsilon)
+    except Exception:  # any architecture may come here, and ask for more than a row
+        return None
+    close = TOLERANCE[weight.dtype]
+    alike = own.dtype == found.dtype and own.shape == found.shape
+    return epsilon if alike and torch.allclose(own, found, atol=close, rtol=close) else None
