@@ -97,6 +97,60 @@ def test_norms_are_those_of_float64_rounded_where_transformers_rounds(size: int,
 
 
 @BOTH
+@pytest.mark.parametrize(("rows", "size"), [(1, 16), (37, 80), (300, 64)])
+def test_gradients_of_norms_are_those_of_float64(rows: int, size: int, dtype: torch.dtype):
+    x, weight, grad = (
+        normal(*shape, seed=n).to(dtype) for n, shape in enumerate([(2, rows, size), (size,)] + [(2, rows, size)])
+    )
+    ours = [x.clone().requires_grad_(), weight.clone().requires_grad_()]
+    exact = [x.double().requires_grad_(), weight.double().requires_grad_()]
+    wanted = exact[1] * exact[0] * (exact[0].pow(2).mean(-1, keepdim=True) + 1e-6).rsqrt()
+    pairs = zip(
+        torch.autograd.grad(rms_norm(*ours, 1e-6), ours, grad),
+        torch.autograd.grad(wanted, exact, grad.double()),
+        strict=True,
+    )
+    for found, right in pairs:
+        assert found.dtype == dtype
+        assert (found - right).norm() / right.norm() < (4e-7 if dtype == torch.float32 else 3e-3)
+
+
+def test_gradients_by_two_threads_and_of_a_frozen_weight():
+    x, weight, grad = normal(41, 48), normal(48, seed=1), normal(41, 48, seed=2)
+    inputs = [x.requires_grad_(), weight.requires_grad_()]
+    one = torch.autograd.grad(rms_norm(*inputs, 1e-6), inputs, grad)
+    torch.set_num_threads(3)
+    try:
+        three = torch.autograd.grad(rms_norm(*inputs, 1e-6), inputs, grad)
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(one[0], three[0])
+    assert torch.allclose(one[1], three[1], atol=1e-5)
+    (alone,) = torch.autograd.grad(rms_norm(x, weight.detach(), 1e-6), [x], grad)
+    assert torch.equal(alone, one[0])
+    assert not rms_norm(x.detach(), weight.detach(), 1e-6).requires_grad
+
+
+def test_a_norm_whose_gradient_is_another_is_not_taken(monkeypatch: pytest.MonkeyPatch):
+    class Leaning(torch.autograd.Function):
+        """Right in its result, off in its gradient."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:  # pyright: ignore
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:  # pyright: ignore
+            return 1.1 * grad
+
+    class LeaningRMSNorm(Qwen2RMSNorm):
+        def forward(self, hidden_states: Tensor) -> Tensor:
+            return super().forward(Leaning.apply(hidden_states))  # pyright: ignore
+
+    assert Norms(nn.ModuleList([LeaningRMSNorm(32)]))._parts == []
+
+
+@BOTH
 def test_a_rows_norm_has_the_same_bits_whatever_stands_beside_it(dtype: torch.dtype):
     x, weight = normal(9, 80).to(dtype), normal(80, seed=1).to(dtype)
     whole = rms_norm(x, weight, 1e-6)

@@ -5,10 +5,10 @@
 
 #include "vectors.h"
 
-/* out = weight * (x / root of the mean of x^2 + epsilon), for rows of `size` numbers, a multiple of LANES. Rounded once
-   before the weight and once after, as transformers' models do. */
-void rms_norm(const element *x, const element *weight, element *out, int64_t rows, int64_t size, float epsilon,
-              int threads) {
+/* out = weight * (x / root of the mean of x^2 + epsilon), for rows of `size` numbers, a multiple of 16. Rounded once
+   before the weight and once after, as transformers' models do. `shares` [rows], if wanted: 1 over each row's root. */
+void rms_norm(const element *x, const element *weight, element *out, float *shares, int64_t rows, int64_t size,
+              float epsilon, int threads) {
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (int64_t row = 0; row < rows; row++) {
         const element *from = x + row * size;
@@ -19,9 +19,35 @@ void rms_norm(const element *x, const element *weight, element *out, int64_t row
             sums[d / LANES % 2] += part * part;
         }
         float share = 1 / __builtin_sqrtf(sum_of(sums[0] + sums[1]) / size + epsilon);
+        if (shares) shares[row] = share;
         for (int64_t d = 0; d < size; d += LANES) {
             write_elements(to + d, read_elements(from + d) * share);
             write_elements(to + d, read_elements(to + d) * read_elements(weight + d));
+        }
+    }
+}
+
+/* The gradients: with h = x * share and a = grad * weight, that of x is share (a - h mean(a h)); that of the weight is
+   the sum of grad * h over the rows, here by `parts` of the rows: [parts, size], or null where it is not wanted. */
+void rms_norm_backward(const element *x, const element *weight, const element *grad, const float *shares,
+                       element *grad_x, float *grad_weight, int64_t rows, int64_t size, int parts) {
+#pragma omp parallel for num_threads(parts) if (parts > 1) schedule(static)
+    for (int part = 0; part < parts; part++) {
+        float *sums = grad_weight ? grad_weight + part * size : 0;
+        if (sums) memset(sums, 0, size * sizeof(float));
+        for (int64_t row = rows * part / parts; row < rows * (part + 1) / parts; row++) {
+            const element *from = x + row * size, *with = grad + row * size;
+            floats products = {0};
+            for (int64_t d = 0; d < size; d += LANES) {
+                floats h = read_elements(from + d) * shares[row], g = read_elements(with + d);
+                products += g * read_elements(weight + d) * h;
+                if (sums) write_floats(sums + d, read_floats(sums + d) + g * h);
+            }
+            float mean = sum_of(products) / size;
+            for (int64_t d = 0; d < size; d += LANES) {
+                floats h = read_elements(from + d) * shares[row], a = read_elements(with + d) * read_elements(weight + d);
+                write_elements(grad_x + row * size + d, (a - h * mean) * shares[row]);
+            }
         }
     }
 }

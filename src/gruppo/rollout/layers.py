@@ -8,7 +8,9 @@ which is seven operators in torch. Compiled and checked as `rollout.decode_atten
 
 import ctypes
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +31,9 @@ Layer = Callable[[Tensor], Tensor]
 def _library(dtype: torch.dtype) -> ctypes.CDLL | None:
     library = native.load(SOURCE.with_name("layers.c"), KINDS[dtype]) if dtype in KINDS else None
     if library is not None:
-        library.rms_norm.argtypes = [*[POINTER] * 3, *[SIZE] * 2, ctypes.c_float, ctypes.c_int]
-        library.rms_norm.restype = None
+        library.rms_norm.argtypes = [*[POINTER] * 4, *[SIZE] * 2, ctypes.c_float, ctypes.c_int]
+        library.rms_norm_backward.argtypes = [*[POINTER] * 6, *[SIZE] * 2, ctypes.c_int]
+        library.rms_norm.restype = library.rms_norm_backward.restype = None
         if dtype == torch.float32:
             library.linear.argtypes = [*[POINTER] * 4, *[SIZE] * 3, ctypes.c_int]
             library.pack.argtypes = [*[POINTER] * 2, *[SIZE] * 2, ctypes.c_int]
@@ -94,16 +97,43 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         weight: [D], of x's kind.
         epsilon: of the norm.
     """
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        return _RmsNorm.apply(x, weight, epsilon)  # pyright: ignore[reportReturnType]
+    return _normed(x.contiguous(), weight, epsilon, None)
+
+
+def _normed(x: Tensor, weight: Tensor, epsilon: float, shares: Tensor | None) -> Tensor:
     library = _library(x.dtype)
     assert library is not None
     size = weight.shape[0]
     assert x.shape[-1] == size
     assert x.dtype == weight.dtype
-    x = x.contiguous()
     out = torch.empty_like(x)
-    rows = x.numel() // size
-    library.rms_norm(x.data_ptr(), weight.data_ptr(), out.data_ptr(), rows, size, epsilon, torch.get_num_threads())
+    kept = None if shares is None else shares.data_ptr()
+    places = (x.data_ptr(), weight.data_ptr(), out.data_ptr(), kept)
+    library.rms_norm(*places, x.numel() // size, size, epsilon, torch.get_num_threads())
     return out
+
+
+class _RmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:  # pyright: ignore
+        x = x.contiguous()
+        shares = torch.empty(x.numel() // weight.shape[0])
+        ctx.save_for_backward(x, weight, shares)
+        return _normed(x, weight, epsilon, shares)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight, shares = ctx.saved_tensors
+        library, size, parts = _library(x.dtype), weight.shape[0], torch.get_num_threads()
+        assert library is not None
+        grad, found = grad.contiguous(), torch.empty_like(x)
+        of_weight = torch.empty(parts, size) if ctx.needs_input_grad[1] else None
+        places = [each.data_ptr() for each in (x, weight, grad, shares, found)]
+        places.append(0 if of_weight is None else of_weight.data_ptr())
+        library.rms_norm_backward(*places, len(shares), size, parts)
+        return found, None if of_weight is None else of_weight.sum(0).to(weight.dtype), None
 
 
 class Norms:
@@ -124,6 +154,15 @@ class Norms:
         """The norms are their own again."""
         for part, _ in self._parts:
             part.__dict__.pop("forward", None)
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Inside, the norms are computed by the kernel."""
+        self.enter()
+        try:
+            yield
+        finally:
+            self.leave()
 
 
 def _by_kernel(part: nn.Module, epsilon: float) -> Layer:
@@ -149,10 +188,20 @@ def _epsilon(part: nn.Module) -> float | None:
     x = torch.randn(5, 1, weight.shape[0], generator=torch.Generator().manual_seed(0)).to(weight.dtype)
     x[0] *= epsilon**0.5  # where epsilon counts
     try:
-        with torch.inference_mode():
-            own, found = part(x), rms_norm(x, weight, epsilon)
+        alike = _alike(part, lambda x: rms_norm(x, weight, epsilon), x)
     except Exception:  # any architecture may come here, and ask for more than a row
         return None
-    close = TOLERANCE[weight.dtype]
-    alike = own.dtype == found.dtype and own.shape == found.shape
-    return epsilon if alike and torch.allclose(own, found, atol=close, rtol=close) else None
+    return epsilon if alike else None
+
+
+@torch.enable_grad()
+def _alike(part: nn.Module, kernel: Layer, x: Tensor) -> bool:
+    """Whether the results are the same and the gradients of x, and of the weight where it is trained."""
+    wanted = [x.requires_grad_(), *(weight for weight in part.parameters() if weight.requires_grad)]
+    own, found = part(x), kernel(x)
+    if own.dtype != found.dtype or own.shape != found.shape:
+        return False
+    grad = torch.linspace(-1, 1, x.numel()).view_as(x).to(x.dtype)
+    pairs = zip(*([out.detach(), *torch.autograd.grad(out, wanted, grad)] for out in (own, found)), strict=True)
+    close = TOLERANCE[x.dtype]
+    return all(torch.allclose(a, b, atol=close * max(1.0, float(a.abs().max())), rtol=close) for a, b in pairs)

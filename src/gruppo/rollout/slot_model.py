@@ -161,13 +161,11 @@ class SlotModel:
             "logits_to_keep": 1,
             "slots": cache,
         }
-        with slot_attention_in(self._configs):
+        with slot_attention_in(self._configs), self._norms.taken():
             self.packed.enter()
-            self._norms.enter()
             try:
                 return self._model(**inputs).logits
             finally:
-                self._norms.leave()
                 self.packed.leave()
 
     def _tensor(self, array: NDArray[np.int64]) -> Tensor:
