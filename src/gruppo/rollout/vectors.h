@@ -1,5 +1,5 @@
-/* Vectors of floats, and what the kernels here read and write: elements are floats, or, with BFLOAT16 defined, the upper
-   halves of floats. */
+/* Vectors of floats, and what the kernels here read and write: elements are floats, or, with BFLOAT16 defined, the
+   upper halves of floats. */
 
 #include <stdint.h>
 #include <string.h>
