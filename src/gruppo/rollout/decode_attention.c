@@ -138,12 +138,12 @@ INLINE void attend(const float *queries, const span *spans, int group, int size,
 
 /* Rows of one call. A row without a prompt has prompt_lengths 0; without any, these are null. */
 typedef struct {
-    const element *queries;                        /* [n, K, G, D] */
-    const element *token_keys, *token_values;      /* [n, K, D] the token's own, which go to its slot first; or null */
-    element *keys, *values;                        /* [n, K, T, D] */
-    const int64_t *lengths;                        /* [n] positions of the slot before the token's own */
+    const element *queries;                   /* [n, K, G, D] */
+    const element *token_keys, *token_values; /* [n, K, D] the token's own, which go to its slot first; or null */
+    element *keys, *values;                   /* [n, K, T, D] */
+    const int64_t *lengths;                   /* [n] positions of the slot before the token's own */
     const element *const *prompt_keys, *const *prompt_values; /* [n] of [K, P, D] */
-    const int64_t *prompt_lengths;          /* [n] P */
+    const int64_t *prompt_lengths;            /* [n] P */
     int64_t rows, heads, group, size, positions, longest_prompt;
     int64_t window; /* the last positions of the slot that are looked at; 0: all */
     float scaling;

@@ -1,5 +1,5 @@
-/* Parts of a model that are too small for torch's operators: root mean square norms, and linear layers of a few thousand
-   weights, of which torch spends more time on the way than on the work. A row's numbers depend on nothing but the row.
+/* Layers of a decode step: linear layers on packed weights, and root mean square norms. torch's operators spend more
+   time on the way than such small work takes. A row's numbers depend on nothing but the row.
 
    Compiled once per kind of element, as `vectors.h` says; the linear layers are made for floats. */
 
@@ -106,7 +106,8 @@ INLINE void block(const float *x, const float *packed, const float *bias, float 
    COLUMNS outputs: [blocks, inputs, COLUMNS], of which the last may be half of use; outputs are a multiple of LANES. */
 void linear(const float *x, const float *packed, const float *bias, float *out, int64_t rows, int64_t inputs,
             int64_t outputs, int threads) {
-#pragma omp parallel for num_threads(threads) if (threads > 1 && rows * inputs * outputs > WORTH_THREADS) schedule(static)
+    int worth = threads > 1 && rows * inputs * outputs > WORTH_THREADS;
+#pragma omp parallel for num_threads(threads) if (worth) schedule(static)
     for (int64_t first = 0; first < outputs; first += COLUMNS) {
         const float *weight = packed + first * inputs, *more = bias ? bias + first : 0;
         if (outputs - first >= COLUMNS) block(x, weight, more, out + first, rows, inputs, outputs, 2);

@@ -139,7 +139,9 @@ class SlotModel:
             prompts: of each row the prompt that is kept once, if it is.
         """
         rows = len(tokens)
-        before = np.array([len(key[1]) - 1 if key else 0 for key in prompts] or [0] * rows)
+        shares = any(prompts)
+        prompts = prompts if shares else ()
+        before = np.array([len(key[1]) - 1 if key else 0 for key in prompts]) if shares else 0
         # Idle rows write to slots behind the live ones, which are reserved for them.
         columns = np.zeros((3, self.steps.rows(rows)), dtype=np.int64)
         columns[:, :rows] = tokens, lengths, lengths + before
@@ -148,7 +150,6 @@ class SlotModel:
             cache.begin_decode(columns[1], width, prompts)
             return self._call(cache, columns[0, :, None], columns[2, :, None])[:, -1]
 
-        shares = any(prompts)
         return self.steps.run(step, columns, width, cache, shares=shares)[:rows]
 
     @torch.inference_mode()

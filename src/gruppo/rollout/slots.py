@@ -91,6 +91,8 @@ class SlotCache(Cache):
         self._buffers: dict[int, tuple[Tensor, Tensor]] = {}
         self.rows = 0
         self.positions = 0
+        self._position_bytes = 0
+        """Bytes of a position of a slot, in all buffers: they have the same rows and positions."""
         self._segments: Sequence[Segment] | None = None
         self._lengths = torch.empty(0)
         self._width = 0
@@ -104,7 +106,7 @@ class SlotCache(Cache):
     @property
     def bytes(self) -> int:
         """Bytes of all buffers, and of the prompts that are kept once."""
-        return sum(t.nbytes for pair in self._buffers.values() for t in pair) + self.prompts.bytes
+        return self._position_bytes * self.rows * self.positions + self.prompts.bytes
 
     @property
     def addresses(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
@@ -177,6 +179,7 @@ class SlotCache(Cache):
         self._layer = layer_idx
         if layer_idx not in self._buffers:
             self._buffers[layer_idx] = (self._empty(key_states), self._empty(value_states))
+            self._position_bytes = sum(t[0, :, 0].nbytes for both in self._buffers.values() for t in both)
         pair = self._buffers[layer_idx]
         if self._segments is not None:
             for segment in self._segments:
