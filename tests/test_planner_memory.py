@@ -1,6 +1,7 @@
 """The forecast of memory against what gruppo's own code holds, tensor by tensor."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -11,12 +12,14 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from gruppo.config.load import check
 from gruppo.config.model_shape import ModelShape, shape_of
 from gruppo.config.schema import Config
+from gruppo.monitor.native import compiler
 from gruppo.planner import memory, rollouts
 from gruppo.planner.activations import saved_bytes
 from gruppo.planner.devices import cpu, named_device
 from gruppo.planner.models import adapter_parameters
 from gruppo.planner.workload import Workload, largest_micro_batch
 from gruppo.rollout import continuous, packed_weights, sampling, shared_prompts, slots
+from gruppo.rollout.layers import Norms
 from gruppo.rollout.local import LocalEngine
 from gruppo.rollout.vllm.settings import CPU_GIB, GPU_SHARE
 from gruppo.training import head
@@ -61,7 +64,7 @@ def qwen3(layers: int) -> torch.nn.Module:
     ).eval()
 
 
-def kept_by_autograd(model: torch.nn.Module) -> float:
+def kept_by_autograd(model: torch.nn.Module, *, kernels: bool = False) -> float:
     """Bytes of a token that a forward pass by trees leaves for the backward pass, weights left out."""
     (batch,) = tree_batches(equal_rows(1, 4, 8, 25), 10_000, CPU)
     seen = {parameter.untyped_storage().data_ptr(): 0 for parameter in model.parameters()}
@@ -73,7 +76,8 @@ def kept_by_autograd(model: torch.nn.Module) -> float:
         alive.append(tensor)
         return tensor
 
-    with attending_by_trees(model), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    norms = Norms(model).taken() if kernels else nullcontext()
+    with attending_by_trees(model), norms, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         Head(model).hidden(batch)
     return sum(seen.values()) / batch.input_ids.shape[1]
 
@@ -88,6 +92,21 @@ def test_a_layer_keeps_exactly_the_tensors_that_are_named(
     shape = sizes(models[0])
     three, four = (kept_by_autograd(adapted(model.to(dtype), rank)) for model in models)
     assert four - three == pytest.approx(sum(saved_bytes(shape, size, rank, LINEAR).values()), rel=1e-9)
+
+
+@pytest.mark.skipif(compiler() is None, reason="no C compiler")
+@pytest.mark.parametrize("rank", [0, 4])
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 4), (torch.bfloat16, 2)])
+@pytest.mark.parametrize("family", ["qwen2", "llama", "qwen3"])
+def test_and_with_norms_by_the_kernel(family: str, dtype: torch.dtype, size: int, rank: int) -> None:
+    """The heads of this qwen3 have 8 numbers: its norms of queries and keys are torch's."""
+    models = [qwen3(layers) if family == "qwen3" else tiny(family, num_hidden_layers=layers) for layers in (3, 4)]
+    shape = sizes(models[0])
+    three, four = (kept_by_autograd(adapted(model.to(dtype), rank), kernels=True) for model in models)
+    named = saved_bytes(shape, size, rank, LINEAR, kernels=True)
+    assert four - three == pytest.approx(sum(named.values()), rel=1e-9)
+    spared = sum(saved_bytes(shape, size, rank, LINEAR).values()) - sum(named.values())
+    assert spared == 2 * 32 * {(4, 0): 4, (4, 4): 0, (2, 0): 2 + 2, (2, 4): 2}[size, rank]
 
 
 def test_a_layer_of_qwen2_by_hand() -> None:
@@ -260,8 +279,9 @@ def test_recomputing_keeps_a_boundary_per_layer_and_one_layer() -> None:
     plain = memory.forecast_memory(config(), shape, work, cpu(1)).update["activations"]
     less = memory.forecast_memory(config(gradient_checkpointing=True), shape, work, cpu(1)).update["activations"]
     hidden = 2 * tokens * 32 * 4
-    assert plain == hidden + tokens * (2 * 1944 + 32 * (4 + 8))
-    assert less == hidden + tokens * (2 * 32 * 4 + 1944)
+    layer = 1944 - 2 * 32 * 4  # without what is normalised
+    assert plain == hidden + tokens * (2 * layer + 32 * 2 * 4)
+    assert less == hidden + tokens * (2 * 32 * 4 + layer)
 
 
 def test_on_a_gpu_prompts_stand_in_their_rows() -> None:

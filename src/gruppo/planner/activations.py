@@ -9,6 +9,7 @@ full fine-tuning and LoRA:
 2. A map whose weight is frozen saves nothing. An adapter saves its map's input, in float32, since adapters are: under
    bfloat16 each of them makes a copy of its own.
 3. A norm's weight, where it is trained, wants the normalised input too.
+4. By the kernel for norms (`gruppo.rollout.layers`), on a CPU, a norm saves its input as it is, and its roots.
 """
 
 from collections.abc import Mapping
@@ -17,9 +18,13 @@ from gruppo.config.model_shape import ModelShape
 from gruppo.planner.models import adapted
 
 FLOAT32 = 4
+LANES = 16
+"""Norms of so many numbers, or a multiple, are computed by the kernel."""
 
 
-def saved_bytes(shape: ModelShape, size: int, lora_rank: int, targets: tuple[str, ...]) -> Mapping[str, float]:
+def saved_bytes(
+    shape: ModelShape, size: int, lora_rank: int, targets: tuple[str, ...], *, kernels: bool = False
+) -> Mapping[str, float]:
     """Bytes that one layer saves of one token, by tensor.
 
     Args:
@@ -27,31 +32,36 @@ def saved_bytes(shape: ModelShape, size: int, lora_rank: int, targets: tuple[str
         size: bytes of a number in the model's precision.
         lora_rank: 0: every weight is trained.
         targets: what LoRA adapts.
+        kernels: norms go by the kernel, where it takes them.
     """
     if shape.family == "gpt2":
         return _gpt2(shape, size)
     maps = adapted(shape, targets) if lora_rank else {}
-    return {**_norms(shape, size, lora_rank, maps), **_attention(shape, size), **_mlp(shape, size, lora_rank, maps)} | (
-        _adapters(size, lora_rank, maps) if lora_rank else {}
-    )
+    return {
+        **_norms(shape, size, lora_rank, maps, kernels),
+        **_attention(shape, size),
+        **_mlp(shape, size, lora_rank, maps),
+    } | (_adapters(size, lora_rank, maps) if lora_rank else {})
 
 
-def _norms(shape: ModelShape, size: int, rank: int, maps: Mapping[str, object]) -> dict[str, float]:
+def _norms(shape: ModelShape, size: int, rank: int, maps: Mapping[str, object], kernels: bool) -> dict[str, float]:
     """Two norms by D, and those of queries and keys where the family has them."""
     count = 4 if shape.family.startswith(("gemma2", "gemma3")) else 2
     width = shape.hidden
-    found = {"norm inputs, float32": float(count * width * FLOAT32), "norms' reciprocal roots": count * FLOAT32}
+    kernels = kernels and not shape.family.startswith("gemma")  # whose norms multiply by 1 + weight
+    whole = kernels and width % LANES == 0
+    found = {"norm inputs": float(count * width * (size if whole else FLOAT32)), "norms' roots": count * FLOAT32}
     if not rank:
-        found["normalised, before the norm's weight"] = count * width * size
+        found["normalised, before the norm's weight"] = 0 if whole else count * width * size
         found["norm outputs = inputs of q, k, v, gate, up"] = 2 * width * size
     elif size == FLOAT32:
         readers = [{"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"}]
         found["norm outputs = inputs of adapters"] = sum(width * size for names in readers if names & set(maps))
     if shape.family.startswith("qwen3"):
         heads = shape.heads + shape.kv_heads
-        both = heads * shape.head_size
-        found["q and k norm inputs, reciprocal roots"] = (both + heads) * FLOAT32
-        found["q and k normalised"] = 0 if rank else both * size
+        both, whole = heads * shape.head_size, kernels and shape.head_size % LANES == 0
+        found["q and k norm inputs, roots"] = both * (size if whole else FLOAT32) + heads * FLOAT32
+        found["q and k normalised"] = 0 if rank or whole else both * size
     return found
 
 

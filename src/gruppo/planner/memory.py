@@ -197,14 +197,16 @@ def _update(config: Config, shape: ModelShape, work: Workload, device: Device) -
 
 def _activations(config: Config, shape: ModelShape, work: Workload, device: Device, tokens: int, size: int) -> float:
     """What autograd keeps of a micro-batch: by layer, and of the last norm."""
-    each = sum(saved_bytes(shape, size, config.lora_rank, config.lora_targets).values())
+    kernels = device.is_cpu and not config.plain
+    each = sum(saved_bytes(shape, size, config.lora_rank, config.lora_targets, kernels=kernels).values())
     if not device.is_cpu:
         tree = min(tokens, work.prompt_tokens + work.group_size * work.completion_tokens)
         each += masked_attention_bytes(shape, size, tree)
     boundary = shape.hidden * size
     if config.gradient_checkpointing:
         return tokens * (shape.layers * boundary + each)
-    return tokens * (shape.layers * each + shape.hidden * (4 + 2 * size))
+    last = shape.hidden * (2 * size if kernels else 4 + 2 * size)
+    return tokens * (shape.layers * each + last)
 
 
 def _logits(
@@ -212,16 +214,20 @@ def _logits(
 ) -> tuple[float, float]:
     """Logits of a piece with what is computed of them, and what the output layer's gradient takes beyond that.
 
-    The forward pass holds the logits, their log-softmax and the products of an entropy, in float32; under bfloat16 the
-    logits themselves beside a float32 copy. The backward pass holds two thirds of that, and the gradient [V, D] until
-    it is added to the others. Padded rows have all their logits at once.
+    By the kernel on a CPU the logits are all there is: their gradient is written over them. Else the forward pass holds
+    the logits, their log-softmax and the products of an entropy, in float32; under bfloat16 the logits themselves
+    beside a float32 copy. The backward pass holds two thirds of that. The gradient [V, D] is there until it is added to
+    the others. Padded rows have all their logits at once.
     """
     piece = tokens if padded else min(tokens, max(FEWEST, PIECE[device.is_cpu] // shape.vocabulary))
     copies = 3 + padded
-    if config.wants_reference and config.kl_estimator in ("exact", "exact_forward"):
+    exact = config.wants_reference and config.kl_estimator in ("exact", "exact_forward")
+    if exact:
         copies += 4
     each = piece * shape.vocabulary
     gradient = 0 if config.lora_rank else embedding(shape) * size
+    if device.is_cpu and not padded and not exact:
+        return each * size, gradient
     return each * (copies * 4 + (size if size == 2 else 0)), max(0.0, gradient - 8.0 * each)
 
 

@@ -172,7 +172,9 @@ def update_seconds(config: Config, shape: ModelShape, work: Workload, device: De
     of_head = work.generated * 2 * embedding(shape)
     head_passes = passes.layers - (1.0 if config.gradient_checkpointing else 0.0) * passes.repeats
     products = (of_layers * passes.layers + of_head * head_passes) / _products(device, config.precision)
-    saved = sum(saved_bytes(shape, size, config.lora_rank, config.lora_targets).values()) * shape.layers
+    kernels = device.is_cpu and not config.plain
+    of_layer = saved_bytes(shape, size, config.lora_rank, config.lora_targets, kernels=kernels)
+    saved = sum(of_layer.values()) * shape.layers
     moved = tokens * saved * ELEMENTWISE_PASSES + work.generated * shape.vocabulary * 4 * SOFTMAX_PASSES
     moved = moved * passes.repeats + passes.optimizer_steps * trainable_parameters(config, shape) * ADAM_BYTES
     calls = micro_batches * (BACKWARD_CALLS * passes.repeats + passes.forward_only) * call
