@@ -6,7 +6,7 @@
 Ways, all on the same random weights and prompts; the first is what the others are compared with:
     slots          the local engine
     loose          without batch invariance
-    torch          with torch's attention in place of the kernel (on a CPU)
+    torch          with torch's operators in place of our kernels (on a CPU)
     waves          its plain path
     generate       transformers' `generate` and `compute_transition_scores`
     generate_bare  without log-probs
@@ -23,6 +23,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -70,10 +71,13 @@ def engine(model: PreTrainedModel, max_live: int, **settings: Any) -> Callable[[
 
 
 def by_torch(call: Callable[[list[GroupRequest]], int]) -> Callable[[list[GroupRequest]], int]:
-    """The call without the kernel for decode attention."""
+    """The call without our kernels; the engine finds out at its first call what it has."""
+    kernels = ("slots.takes", "sampling.takes", "packed_weights.takes_linear", "layers._epsilon")
 
     def batch(requests: list[GroupRequest]) -> int:
-        with patch("gruppo.rollout.slots.takes", lambda *_: False):
+        with ExitStack() as stack:
+            for name in kernels:
+                stack.enter_context(patch(f"gruppo.rollout.{name}", lambda *_: None))
             return call(requests)
 
     return batch
