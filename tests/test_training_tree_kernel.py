@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gruppo.errors import TrainingError
 from gruppo.monitor.native import compiler
 from gruppo.training import tree_attention as forms
 from gruppo.training import tree_kernel
@@ -154,6 +155,13 @@ def test_a_kernel_that_gives_other_numbers_is_not_used(monkeypatch: pytest.Monke
     assert tree_kernel.available.__wrapped__(torch.float32)
     monkeypatch.setattr(tree_kernel, "_run", wrong)
     assert not tree_kernel.available.__wrapped__(torch.float32)
+
+
+def test_a_kernel_without_memory_says_what_to_lower(monkeypatch: pytest.MonkeyPatch):
+    case = Case("a group", 2, 32)
+    monkeypatch.setattr(tree_kernel, "_kernel", lambda dtype: lambda *_: 1)
+    with pytest.raises(TrainingError, match="no memory for the attention of an update; lower micro_batch_tokens"):
+        case.found()
 
 
 def test_an_update_without_a_compiler_says_so_and_is_the_same(monkeypatch: pytest.MonkeyPatch):

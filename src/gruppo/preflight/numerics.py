@@ -117,7 +117,7 @@ def try_update(subject: Subject, outputs: Outputs, loss: LossSettings, budget: B
             kl = _moved(before, logprobs(rows)) if stats.stepped else 0.0
             if budget.thorough and stats.stepped and budget.left() > 2 * seconds:
                 seconds = min(seconds, _timed(lambda: policy.update(Batch(tuple(rows)), loss, 1.0), subject)[1])
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError, TrainingError) as error:
             if not isinstance(error, MemoryError) and "memory" not in str(error):
                 raise
             told = str(error).strip().split("\n")[0]

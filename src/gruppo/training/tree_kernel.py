@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gruppo.errors import TrainingError
 from gruppo.monitor import native
 from gruppo.training.tree_layout import Layout, Span
 
@@ -68,7 +69,7 @@ def tree_attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float
         window: a token sees so many, itself counted; None: all.
 
     Raises:
-        MemoryError: none is left for the scores of a block and the gradients of the prompts.
+        TrainingError: no memory is left for the scores of a block and the gradients of the prompts.
     """
     return _TreeAttention.apply(q, k, v, layout, scale, window)  # pyright: ignore[reportReturnType]
 
@@ -124,7 +125,7 @@ def _run(call: _Call, dtype: torch.dtype, *, backward: bool) -> None:
     # A task is a key head of a tree; with fewer tasks than threads each is cut into parts.
     parts = 1 if threads == 1 else -(-2 * threads // (call.trees * call.heads))
     if kernel(ctypes.byref(call), backward, parts, threads):
-        raise MemoryError("no memory for the attention of an update")
+        raise TrainingError("no memory for the attention of an update; lower micro_batch_tokens")
 
 
 @functools.cache
