@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from gruppo.algorithm.advantages import group_advantages
+from gruppo.errors import TrainingError
 from gruppo.preflight.memory import PeakMemory
 from gruppo.preflight.outputs import Outputs
 from gruppo.preflight.subject import Budget, Subject
