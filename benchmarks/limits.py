@@ -34,7 +34,7 @@ def measure(shape: Shape, precision: str, device: str = "cpu") -> Machine:
     dtype, rows = getattr(torch, precision), 2048 if device == "cpu" else 8192
     hidden, feed_forward = shape.model["hidden_size"], shape.model["intermediate_size"]
     sizes = {(hidden, feed_forward), (feed_forward, hidden), (hidden, shape.vocabulary)}
-    with quick_products():
+    with quick_products(torch.device(device)):
         rates = [_product(rows, *size, dtype, device) for size in sizes]
     return Machine(max(rates) / 1e9, _bandwidth(device) / 1e9)
 

@@ -9,6 +9,9 @@ from gruppo.training.products import available, quick_products, usual_products
 from models import tiny
 
 
+CPU = torch.device("cpu")
+
+
 @pytest.fixture
 def on(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a processor of AMD's."""
@@ -28,22 +31,22 @@ def test_products_are_as_exact_as_torchs_own(sizes: tuple[int, int, int]):
         (lambda: grad @ weight, grad.double() @ weight.double()),
         (lambda: grad.T @ left, grad.double().T @ left.double()),
     ):
-        with quick_products():
+        with quick_products(CPU):
             found = product()
         assert (found - exact).norm() / exact.norm() < 6e-7  # MKL's is up to 3e-7, bfloat16's 3e-3
 
 
 def test_torch_is_left_as_it_was(on: None):
     assert torch.get_float32_matmul_precision() == "highest"
-    with quick_products():
+    with quick_products(CPU):
         assert torch.get_float32_matmul_precision() == "medium"
         with usual_products():
             assert torch.get_float32_matmul_precision() == "highest"
         assert torch.get_float32_matmul_precision() == "medium"
-        with quick_products():
+        with quick_products(CPU):
             assert torch.get_float32_matmul_precision() == "medium"
     assert torch.get_float32_matmul_precision() == "highest"
-    with pytest.raises(KeyError), quick_products():
+    with pytest.raises(KeyError), quick_products(CPU):
         raise KeyError
     assert torch.get_float32_matmul_precision() == "highest"
 
@@ -51,11 +54,17 @@ def test_torch_is_left_as_it_was(on: None):
 def test_what_a_user_has_set_stays(on: None):
     torch.set_float32_matmul_precision("high")
     try:
-        with quick_products(), usual_products():
+        with quick_products(CPU), usual_products():
             assert torch.get_float32_matmul_precision() == "high"
         assert torch.get_float32_matmul_precision() == "high"
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+def test_on_a_gpu_nothing_is_changed(on: None):
+    """There the same switch would round products to TF32."""
+    with quick_products(torch.device("cuda")):
+        assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_the_passes_of_an_update_use_them(on: None):

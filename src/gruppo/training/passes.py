@@ -145,7 +145,7 @@ class TreePasses:
     @contextmanager
     def ready(self) -> Iterator[None]:
         """The model attends by trees, multiplies by the quicker library, and has its norms in one call each."""
-        with attending_by_trees(self._model), quick_products(), self._norms.taken():
+        with attending_by_trees(self._model), quick_products(self._device), self._norms.taken():
             yield
 
     @torch.no_grad()

@@ -22,10 +22,14 @@ EXACT = 1e-6
 
 
 @contextmanager
-def quick_products() -> Iterator[None]:
-    """Inside, float32 products on the CPU take the quicker library, where that is another than torch's own choice."""
+def quick_products(device: torch.device) -> Iterator[None]:
+    """Inside, float32 products on the CPU take the quicker library, where that is another than torch's own choice.
+
+    Args:
+        device: where the products are; elsewhere than on a CPU nothing is changed, since the switch is a GPU's too.
+    """
     before = _precision()
-    if before != "highest" or not available():
+    if device.type != "cpu" or before != "highest" or not available():
         yield
         return
     torch.set_float32_matmul_precision("medium")
