@@ -8,7 +8,6 @@ from gruppo.training.passes import TreePasses
 from gruppo.training.products import available, quick_products, usual_products
 from models import tiny
 
-
 CPU = torch.device("cpu")
 
 
