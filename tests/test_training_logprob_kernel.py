@@ -84,7 +84,7 @@ def test_an_impossible_token_counts_nothing_and_a_number_that_is_none_stays_in_i
 
 
 def test_sums_go_by_row_whatever_the_threads():
-    case = drawn(9, 700)
+    case = drawn(90, 700)
     one = found(*case, 1.0)
     torch.set_num_threads(3)
     try:

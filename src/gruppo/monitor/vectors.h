@@ -16,6 +16,7 @@
 #else
 #define LANES 4
 #endif
+#define WORTH_THREADS (1 << 15) /* numbers that a call reads; for fewer, to start threads costs more than it gains */
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float floats __attribute__((vector_size(4 * LANES)));

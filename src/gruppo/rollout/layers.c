@@ -9,7 +9,7 @@
    before the weight and once after, as transformers' models do. `shares` [rows], if wanted: 1 over each row's root. */
 void rms_norm(const element *x, const element *weight, element *out, float *shares, int64_t rows, int64_t size,
               float epsilon, int threads) {
-#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+#pragma omp parallel for num_threads(threads) if (threads > 1 && rows * size > WORTH_THREADS) schedule(static)
     for (int64_t row = 0; row < rows; row++) {
         const element *from = x + row * size;
         element *to = out + row * size;
@@ -27,15 +27,17 @@ void rms_norm(const element *x, const element *weight, element *out, float *shar
     }
 }
 
+#define PART 64 /* rows whose share of a weight's gradient is summed in one: long sums lose digits */
+
 /* The gradients: with h = x * share and a = grad * weight, that of x is share (a - h mean(a h)); that of the weight is
-   the sum of grad * h over the rows, here by `parts` of the rows: [parts, size], or null where it is not wanted. */
+   the sum of grad * h over the rows, here by parts of PART rows: [parts, size], or null where it is not wanted. */
 void rms_norm_backward(const element *x, const element *weight, const element *grad, const float *shares,
-                       element *grad_x, float *grad_weight, int64_t rows, int64_t size, int parts) {
-#pragma omp parallel for num_threads(parts) if (parts > 1) schedule(static)
-    for (int part = 0; part < parts; part++) {
-        float *sums = grad_weight ? grad_weight + part * size : 0;
+                       element *grad_x, float *grad_weight, int64_t rows, int64_t size, int threads) {
+#pragma omp parallel for num_threads(threads) if (threads > 1 && rows * size > WORTH_THREADS) schedule(static)
+    for (int64_t first = 0; first < rows; first += PART) {
+        float *sums = grad_weight ? grad_weight + first / PART * size : 0;
         if (sums) memset(sums, 0, size * sizeof(float));
-        for (int64_t row = rows * part / parts; row < rows * (part + 1) / parts; row++) {
+        for (int64_t row = first; row < rows && row < first + PART; row++) {
             const element *from = x + row * size, *with = grad + row * size;
             floats products = {0};
             for (int64_t d = 0; d < size; d += LANES) {
@@ -65,7 +67,7 @@ int wide(void) {
 #define ROWS 8
 #define COLUMNS (2 * LANES)
 #define DEEP 128
-#define WORTH_THREADS (1 << 18) /* products of a call; below, to start threads costs more */
+#define WORTH_PRODUCTS (1 << 18) /* of a call, as WORTH_THREADS */
 
 /* `rows` rows of `vectors` * LANES outputs: out [.., outputs] = x [.., inputs] times packed [inputs, COLUMNS] + bias.
    DEEP products at a time are added to what is there: a sum of thousands loses digits. */
@@ -106,7 +108,7 @@ INLINE void block(const float *x, const float *packed, const float *bias, float 
    COLUMNS outputs: [blocks, inputs, COLUMNS], of which the last may be half of use; outputs are a multiple of LANES. */
 void linear(const float *x, const float *packed, const float *bias, float *out, int64_t rows, int64_t inputs,
             int64_t outputs, int threads) {
-    int worth = threads > 1 && rows * inputs * outputs > WORTH_THREADS;
+    int worth = threads > 1 && rows * inputs * outputs > WORTH_PRODUCTS;
 #pragma omp parallel for num_threads(threads) if (worth) schedule(static)
     for (int64_t first = 0; first < outputs; first += COLUMNS) {
         const float *weight = packed + first * inputs, *more = bias ? bias + first : 0;

@@ -22,6 +22,8 @@ from gruppo.rollout.pages import zeros
 
 COLUMNS = 2 * LANES
 """Outputs of a block of a packed weight."""
+PART = 64
+"""Rows whose share of a weight's gradient the kernel sums in one."""
 POINTER, SIZE = ctypes.c_void_p, ctypes.c_int64
 
 Layer = Callable[[Tensor], Tensor]
@@ -126,13 +128,13 @@ class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight, shares = ctx.saved_tensors
-        library, size, parts = _library(x.dtype), weight.shape[0], torch.get_num_threads()
+        library, size = _library(x.dtype), weight.shape[0]
         assert library is not None
         grad, found = grad.contiguous(), torch.empty_like(x)
-        of_weight = torch.empty(parts, size) if ctx.needs_input_grad[1] else None
+        of_weight = torch.empty(-(-len(shares) // PART), size) if ctx.needs_input_grad[1] else None
         places = [each.data_ptr() for each in (x, weight, grad, shares, found)]
         places.append(0 if of_weight is None else of_weight.data_ptr())
-        library.rms_norm_backward(*places, len(shares), size, parts)
+        library.rms_norm_backward(*places, len(shares), size, torch.get_num_threads())
         return found, None if of_weight is None else of_weight.sum(0).to(weight.dtype), None
 
 

@@ -91,6 +91,7 @@ static void sample_row(const call *c, int64_t row) {
 }
 
 void sample(const call *c, int threads) {
-#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    int worth = threads > 1 && c->rows * c->vocabulary > WORTH_THREADS;
+#pragma omp parallel for num_threads(threads) if (worth) schedule(static)
     for (int64_t row = 0; row < c->rows; row++) sample_row(c, row);
 }

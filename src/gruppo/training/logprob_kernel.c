@@ -81,7 +81,8 @@ static void backward_row(const call *c, int64_t token) {
 }
 
 void token_logprobs(const call *c, int backward, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    int worth = threads > 1 && c->tokens * c->vocabulary > WORTH_THREADS;
+#pragma omp parallel for num_threads(threads) if (worth) schedule(static)
     for (int64_t token = 0; token < c->tokens; token++)
         if (backward) backward_row(c, token);
         else forward_row(c, token);
