@@ -165,8 +165,8 @@ def test_a_kernel_without_memory_says_what_to_lower(monkeypatch: pytest.MonkeyPa
 
 
 def test_an_update_without_a_compiler_says_so_and_is_the_same(monkeypatch: pytest.MonkeyPatch):
-    def update() -> tuple[LocalPolicy, dict[str, Tensor]]:
-        model = tiny(hidden_size=64)
+    def update(dtype: torch.dtype = torch.float32) -> tuple[LocalPolicy, dict[str, Tensor]]:
+        model = tiny(hidden_size=64).to(dtype)
         caught = Caught(MasterWeights(model))
         policy = LocalPolicy(model, caught, 60)
         policy.update(Batch(tuple(groups_of(MIXED))), LossSettings(max_length=24), 1.0)
@@ -183,6 +183,7 @@ def test_an_update_without_a_compiler_says_so_and_is_the_same(monkeypatch: pytes
     (line,) = policy.slower
     assert line.startswith("attention by trees without its kernel, which is slower: no C compiler that works was found")
     assert distance(quick, slow) < 1e-5
+    assert update(torch.float64)[0].slower == []  # for which there is no kernel anyway
 
 
 WIDE = {"hidden_size": 64, "n_embd": 64, "word_embed_proj_dim": 64, "head_dim": 16}

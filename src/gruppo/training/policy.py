@@ -103,7 +103,8 @@ class LocalPolicy:
         """Why the update goes a slower way than trees in a kernel made for them; its result is the same."""
         if self.why_padded:
             return [f"padded rows in place of group trees, since {self.why_padded}; slower, same update"]
-        if self._device.type == "cpu" and not tree_kernel.available(next(self.model.parameters()).dtype):
+        dtype = next(self.model.parameters()).dtype
+        if self._device.type == "cpu" and dtype in tree_kernel.KINDS and not tree_kernel.available(dtype):
             return [f"attention by trees without its kernel, which is slower: {NONE_FOUND}"]
         reasons = sorted({why for why in tree_blocks.why_not.values() if why})
         return [f"attention by trees without its fused kernel, since {why}; slower, same update" for why in reasons]
