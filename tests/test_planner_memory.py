@@ -119,8 +119,7 @@ def test_the_constants_are_those_of_the_code() -> None:
     assert memory.FEWEST == head.FEWEST
     assert memory.PIECE[True] == head.LOGITS["cpu"]
     assert rollouts.SAMPLING_CHUNK == sampling.CHUNK
-    assert rollouts.PACKED_FROM == packed_weights.SMALLEST
-    assert rollouts.PACKED_FROM_OWN == packed_weights.SMALLEST_OWN
+    assert rollouts.PACKED_FROM == packed_weights.SMALLEST_OWN
     assert rollouts.PACK_FROM == continuous.PACK_FROM
     assert rollouts.SHARED_TOKENS == shared_prompts.SHARED_TOKENS
     assert rollouts.SHARED_ROWS == shared_prompts.SHARED_ROWS

@@ -15,7 +15,8 @@ from gruppo.types import SamplingParams
 from models import FAMILIES, Letters, prompts_of, request, tiny
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C compiler")
-wide = pytest.mark.skipif(not linear_available(), reason="a processor without AVX-512")
+wide = pytest.mark.skipif(not linear_available(torch.float32), reason="a processor without AVX-512")
+wide_halves = pytest.mark.skipif(not linear_available(torch.bfloat16), reason="a processor without AVX512_BF16")
 BOTH = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 
 
@@ -35,10 +36,29 @@ def test_products_are_those_of_float64(outputs: int, inputs: int, rows: int):
         assert float((found - exact).abs().max()) < 1e-6 + 2e-6 * inputs**0.5
 
 
-@wide
-def test_a_rows_product_has_the_same_bits_whatever_stands_beside_it():
-    for outputs, inputs in ((48, 64), (144, 33), (512, 256)):
-        product, x = linear_product(normal(outputs, inputs), normal(outputs, seed=1)), normal(45, inputs, seed=2)
+@wide_halves
+@pytest.mark.parametrize(("outputs", "inputs"), [(16, 2), (32, 6), (48, 64), (4096, 256), (256, 4864)])
+@pytest.mark.parametrize("rows", [1, 3, 8, 37])
+def test_products_in_bfloat16_are_rounded_once(outputs: int, inputs: int, rows: int):
+    weight, bias, x = (
+        each.bfloat16() for each in (normal(outputs, inputs), normal(outputs, seed=1), normal(rows, inputs, seed=2))
+    )
+    for more in (bias, None):
+        found = linear_product(weight, more)(x)
+        assert (found.shape, found.dtype) == ((rows, outputs), torch.bfloat16)
+        exact = x.double() @ weight.double().T + (0 if more is None else more.double())
+        assert ((found.double() - exact).abs() <= 2**-8 * exact.abs() + 2e-6 * inputs**0.5).all()
+
+
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(torch.float32, marks=wide), pytest.param(torch.bfloat16, marks=wide_halves)]
+)
+def test_a_rows_product_has_the_same_bits_whatever_stands_beside_it(dtype: torch.dtype):
+    for outputs, inputs in ((48, 64), (144, 34), (512, 256)):
+        weight, bias, x = (
+            each.to(dtype) for each in (normal(outputs, inputs), normal(outputs, seed=1), normal(45, inputs, seed=2))
+        )
+        product = linear_product(weight, bias)
         whole = product(x)
         for rows in ([7, 3, 44, 0, 8, 2, 9, 11, 30], [5, 6, 7, 8], [44], list(range(44, -1, -1))):
             assert torch.equal(product(x[rows]), whole[rows])
@@ -46,7 +66,7 @@ def test_a_rows_product_has_the_same_bits_whatever_stands_beside_it():
         torch.set_num_threads(2)
         try:
             assert torch.equal(product(x.repeat(30, 1)), whole.repeat(30, 1))
-            assert torch.equal(linear_product(normal(outputs, inputs), normal(outputs, seed=1))(x), whole)
+            assert torch.equal(linear_product(weight, bias)(x), whole)
         finally:
             torch.set_num_threads(1)
 
@@ -70,11 +90,13 @@ def test_what_linear_layers_the_kernel_does_not_take():
     assert takes_linear(weight, bias)
     assert takes_linear(weight, None)
     assert not takes_linear(normal(31, 16), None)
-    assert not takes_linear(weight.bfloat16(), None)
+    assert not takes_linear(weight.double(), None)
+    assert not takes_linear(normal(32, 15).bfloat16(), None)
+    assert takes_linear(weight.bfloat16(), None) == linear_available(torch.bfloat16)
     assert not takes_linear(weight, bias.double())
     assert not takes_linear(normal(16, 32).T, None)
     for wrong in (normal(3, 17), normal(3, 16).double()):
-        with pytest.raises(TypeError, match="a linear layer of 16 float32 inputs got"):
+        with pytest.raises(TypeError, match=r"a linear layer of 16 inputs of torch\.float32 got"):
             linear_product(weight, bias)(wrong)
 
 

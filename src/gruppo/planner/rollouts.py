@@ -13,9 +13,8 @@ from gruppo.planner.workload import Workload
 
 PACK_FROM = 16
 """Longest completion, tokens, from which a CPU packs weights (`gruppo.rollout.continuous`)."""
-PACKED_FROM = 2**16
-PACKED_FROM_OWN = 2**10
-"""Weights of a linear map from which it does (`gruppo.rollout.packed_weights`): by oneDNN, by our own kernel."""
+PACKED_FROM = 2**10
+"""Weights of a linear map from which it does for our own kernel (`gruppo.rollout.packed_weights`)."""
 FIRST = 192
 """Positions that a row has from the start, where completions may become so long (`gruppo.rollout.continuous`)."""
 SHARED_TOKENS = 64
@@ -64,7 +63,7 @@ def while_sampling(config: Config, shape: ModelShape, work: Workload, device: De
     )
     gathered = 0.0 if device.count == 1 else shape.parameters * size * (1 - 1 / device.count)
     return {
-        "packed weights": packed_weights(shape, size) * size if packs else 0,
+        "packed weights": packed_weights(shape) * size if packs else 0,
         "gathered weights": gathered,
         "KV cache": cache + cache / shape.layers,  # one layer is copied while the cache grows
         "logits": logits,
@@ -136,17 +135,11 @@ def round_up(positions: int) -> int:
     return 384 if 192 < width < 384 else width
 
 
-def packed_weights(shape: ModelShape, size: int) -> int:
-    """Numbers in the packed copies of a model's linear maps, output layer included; GPT-2's are of another kind.
-
-    Args:
-        shape: of the model.
-        size: bytes of a number. Of 4 they are taken to be packed for our own kernel, also the smaller maps.
-    """
-    least = PACKED_FROM_OWN if size == 4 else PACKED_FROM
+def packed_weights(shape: ModelShape) -> int:
+    """Numbers in the packed copies of a model's linear maps, output layer included; GPT-2's are of another kind."""
     maps = {} if shape.family == "gpt2" else linear_layers(shape)
-    layers = shape.layers * sum(a * b for a, b in maps.values() if a * b >= least)
-    return layers + (embedding(shape) if embedding(shape) >= least else 0)
+    layers = shape.layers * sum(a * b for a, b in maps.values() if a * b >= PACKED_FROM)
+    return layers + (embedding(shape) if embedding(shape) >= PACKED_FROM else 0)
 
 
 def _prefill(shape: ModelShape, work: Workload, size: int) -> float:

@@ -54,47 +54,73 @@ void rms_norm_backward(const element *x, const element *weight, const element *g
     }
 }
 
-/* Whether this processor has registers enough for `linear`. */
+#define ROWS 8
+#define COLUMNS (2 * LANES)
+#define WORTH_PRODUCTS (1 << 18) /* of a call, as WORTH_THREADS */
+
+#if defined(BFLOAT16) && defined(__AVX512BF16__)
+#define WIDE 1
+#define SIDE 2 /* weights of an output side by side: a processor's product of halves takes two */
+
+/* sums[i][j] = x [rows, inputs] times LANES of packed [inputs / SIDE, COLUMNS, SIDE]. */
+INLINE void multiplied(const element *x, const element *packed, int64_t inputs, int rows, int vectors,
+                       floats (*sums)[2]) {
+    for (int64_t k = 0; k < inputs; k += SIDE)
+        for (int i = 0; i < rows; i++)
+            for (int j = 0; j < vectors; j++) {
+                int32_t pair;
+                __m512bh weights;
+                memcpy(&pair, x + i * inputs + k, sizeof pair);
+                memcpy(&weights, packed + k * COLUMNS + j * LANES * SIDE, sizeof weights);
+                sums[i][j] = (floats)_mm512_dpbf16_ps((__m512)sums[i][j], (__m512bh)_mm512_set1_epi32(pair), weights);
+            }
+}
+#elif !defined(BFLOAT16) && defined(__AVX512F__)
+#define WIDE 1
+#define SIDE 1
+#define DEEP 128 /* products that are summed before they are added to the others: a sum of thousands loses digits */
+
+/* sums[i][j] = x [rows, inputs] times LANES of packed [inputs, COLUMNS]. */
+INLINE void multiplied(const element *x, const element *packed, int64_t inputs, int rows, int vectors,
+                       floats (*sums)[2]) {
+    for (int64_t first = 0; first < inputs; first += DEEP) {
+        int64_t end = first + DEEP < inputs ? first + DEEP : inputs;
+        floats part[ROWS][2] = {{{0}}};
+        for (int64_t k = first; k < end; k++)
+            for (int i = 0; i < rows; i++)
+                for (int j = 0; j < vectors; j++)
+                    part[i][j] += x[i * inputs + k] * read_floats(packed + k * COLUMNS + j * LANES);
+        for (int i = 0; i < rows; i++)
+            for (int j = 0; j < vectors; j++) sums[i][j] += part[i][j];
+    }
+}
+#endif
+
+/* Whether this processor has `linear`. */
 int wide(void) {
-#ifdef __AVX512F__
+#ifdef WIDE
     return 1;
 #else
     return 0;
 #endif
 }
 
-#ifndef BFLOAT16
-#define ROWS 8
-#define COLUMNS (2 * LANES)
-#define DEEP 128
-#define WORTH_PRODUCTS (1 << 18) /* of a call, as WORTH_THREADS */
-
-/* `rows` rows of `vectors` * LANES outputs: out [.., outputs] = x [.., inputs] times packed [inputs, COLUMNS] + bias.
-   DEEP products at a time are added to what is there: a sum of thousands loses digits. */
-INLINE void tile(const float *x, const float *packed, const float *bias, float *out, int64_t inputs, int64_t outputs,
-                 int rows, int vectors) {
-    for (int64_t first = 0; first < inputs; first += DEEP) {
-        int64_t end = first + DEEP < inputs ? first + DEEP : inputs;
-        floats sums[ROWS][2];
-        for (int i = 0; i < rows; i++)
-            for (int j = 0; j < vectors; j++) sums[i][j] = (floats){0};
-        for (int64_t k = first; k < end; k++)
-            for (int i = 0; i < rows; i++)
-                for (int j = 0; j < vectors; j++)
-                    sums[i][j] += x[i * inputs + k] * read_floats(packed + k * COLUMNS + j * LANES);
-        for (int i = 0; i < rows; i++)
-            for (int j = 0; j < vectors; j++) {
-                float *to = out + i * outputs + j * LANES;
-                if (first) sums[i][j] += read_floats(to);
-                else if (bias) sums[i][j] += read_floats(bias + j * LANES);
-                write_floats(to, sums[i][j]);
-            }
-    }
+#ifdef WIDE
+/* `rows` rows of `vectors` * LANES outputs: out [.., outputs] = x [.., inputs] times packed + bias. */
+INLINE void tile(const element *x, const element *packed, const element *bias, element *out, int64_t inputs,
+                 int64_t outputs, int rows, int vectors) {
+    floats sums[ROWS][2] = {{{0}}};
+    multiplied(x, packed, inputs, rows, vectors, sums);
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < vectors; j++) {
+            if (bias) sums[i][j] += read_elements(bias + j * LANES);
+            write_elements(out + i * outputs + j * LANES, sums[i][j]);
+        }
 }
 
 /* Those of one row tile after another; the block of the weight stays in the processor's cache. */
-INLINE void block(const float *x, const float *packed, const float *bias, float *out, int64_t rows, int64_t inputs,
-                  int64_t outputs, int vectors) {
+INLINE void block(const element *x, const element *packed, const element *bias, element *out, int64_t rows,
+                  int64_t inputs, int64_t outputs, int vectors) {
     int64_t row = 0;
     for (; row + ROWS <= rows; row += ROWS)
         tile(x + row * inputs, packed, bias, out + row * outputs, inputs, outputs, ROWS, vectors);
@@ -105,24 +131,26 @@ INLINE void block(const float *x, const float *packed, const float *bias, float 
 }
 
 /* out [rows, outputs] = x [rows, inputs] times weight + bias, which may be null. `packed` is the weight by blocks of
-   COLUMNS outputs: [blocks, inputs, COLUMNS], of which the last may be half of use; outputs are a multiple of LANES. */
-void linear(const float *x, const float *packed, const float *bias, float *out, int64_t rows, int64_t inputs,
+   COLUMNS outputs: [blocks, inputs / SIDE, COLUMNS, SIDE], of which the last may be half of use; outputs are a multiple
+   of LANES, inputs of SIDE. */
+void linear(const element *x, const element *packed, const element *bias, element *out, int64_t rows, int64_t inputs,
             int64_t outputs, int threads) {
     int worth = threads > 1 && rows * inputs * outputs > WORTH_PRODUCTS;
 #pragma omp parallel for num_threads(threads) if (worth) schedule(static)
     for (int64_t first = 0; first < outputs; first += COLUMNS) {
-        const float *weight = packed + first * inputs, *more = bias ? bias + first : 0;
+        const element *weight = packed + first * inputs, *more = bias ? bias + first : 0;
         if (outputs - first >= COLUMNS) block(x, weight, more, out + first, rows, inputs, outputs, 2);
         else block(x, weight, more, out + first, rows, inputs, outputs, 1);
     }
 }
 
-/* packed [blocks, inputs, COLUMNS] from weight [outputs, inputs]. */
-void pack(const float *weight, float *packed, int64_t inputs, int64_t outputs, int threads) {
+/* packed, as above, from weight [outputs, inputs]. */
+void pack(const element *weight, element *packed, int64_t inputs, int64_t outputs, int threads) {
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (int64_t first = 0; first < outputs; first += COLUMNS)
         for (int64_t k = 0; k < inputs; k++)
             for (int64_t j = first; j < first + COLUMNS; j++)
-                packed[first * inputs + k * COLUMNS + j - first] = j < outputs ? weight[j * inputs + k] : 0;
+                packed[first * inputs + k / SIDE * COLUMNS * SIDE + (j - first) * SIDE + k % SIDE] =
+                    j < outputs ? weight[j * inputs + k] : 0;
 }
 #endif

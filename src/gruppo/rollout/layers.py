@@ -1,9 +1,9 @@
 """Linear layers and norms of a decode step on a CPU, by kernels of our own where the machine has a C compiler.
 
 A step of a small model is a hundred operators, each of which costs more on the way to its work than a few rows are
-worth. `layers.c` holds two kinds of layers of which a model has most: a linear layer in float32 on a packed weight, for
-processors with AVX-512, where it took 0.5 to 0.9 of oneDNN's time at 4 to 128 rows; and the root mean square norm,
-which is seven operators in torch. Compiled and checked as `rollout.decode_attention`.
+worth. `layers.c` holds two kinds of layers of which a model has most: a linear layer on a packed weight, for processors
+with AVX-512 (in bfloat16 with AVX512_BF16), and the root mean square norm, which is seven operators in torch, and which
+the update takes too. Compiled and checked as `rollout.decode_attention`.
 """
 
 import ctypes
@@ -22,6 +22,8 @@ from gruppo.rollout.pages import zeros
 
 COLUMNS = 2 * LANES
 """Outputs of a block of a packed weight."""
+SIDE = {torch.bfloat16: 2}
+"""Inputs are a multiple of it."""
 PART = 64
 """Rows whose share of a weight's gradient the kernel sums in one."""
 POINTER, SIZE = ctypes.c_void_p, ctypes.c_int64
@@ -36,7 +38,7 @@ def _library(dtype: torch.dtype) -> ctypes.CDLL | None:
         library.rms_norm.argtypes = [*[POINTER] * 4, *[SIZE] * 2, ctypes.c_float, ctypes.c_int]
         library.rms_norm_backward.argtypes = [*[POINTER] * 6, *[SIZE] * 2, ctypes.c_int]
         library.rms_norm.restype = library.rms_norm_backward.restype = None
-        if dtype == torch.float32:
+        if library.wide():
             library.linear.argtypes = [*[POINTER] * 4, *[SIZE] * 3, ctypes.c_int]
             library.pack.argtypes = [*[POINTER] * 2, *[SIZE] * 2, ctypes.c_int]
             library.linear.restype = library.pack.restype = None
@@ -46,13 +48,14 @@ def _library(dtype: torch.dtype) -> ctypes.CDLL | None:
 def takes_linear(weight: Tensor, bias: Tensor | None) -> bool:
     """Whether the kernel is there and made for a linear layer of such a weight [outputs, inputs]."""
     own = [each for each in (weight, bias) if each is not None]
-    fits = all(each.device.type == "cpu" and each.dtype == torch.float32 and each.is_contiguous() for each in own)
-    return fits and weight.shape[0] % LANES == 0 and linear_available()
+    fits = all(each.device.type == "cpu" and each.dtype == weight.dtype and each.is_contiguous() for each in own)
+    fits = fits and weight.shape[0] % LANES == 0 and weight.shape[1] % SIDE.get(weight.dtype, 1) == 0
+    return fits and linear_available(weight.dtype)
 
 
 def linear_product(weight: Tensor, bias: Tensor | None) -> Layer:
     """x -> x @ weight.T + bias, on a packed copy of the weight."""
-    library = _library(torch.float32)
+    library, dtype = _library(weight.dtype), weight.dtype
     assert library is not None
     weight = weight.detach()
     outputs, inputs = weight.shape
@@ -61,8 +64,8 @@ def linear_product(weight: Tensor, bias: Tensor | None) -> Layer:
     multiply, threads = library.linear, torch.get_num_threads
 
     def product(rows: Tensor) -> Tensor:
-        if rows.dtype != torch.float32 or rows.shape[-1] != inputs:
-            raise TypeError(f"a linear layer of {inputs} float32 inputs got {rows.shape[-1]} of {rows.dtype}")
+        if rows.dtype != dtype or rows.shape[-1] != inputs:
+            raise TypeError(f"a linear layer of {inputs} inputs of {dtype} got {rows.shape[-1]} of {rows.dtype}")
         rows = rows.contiguous()
         out = rows.new_empty((*rows.shape[:-1], outputs))
         more = None if bias is None else bias.data_ptr()
@@ -74,19 +77,19 @@ def linear_product(weight: Tensor, bias: Tensor | None) -> Layer:
 
 
 @functools.cache
-def linear_available() -> bool:
+def linear_available(dtype: torch.dtype) -> bool:
     """Whether the kernel for linear layers is there, the processor wide enough, and the result torch's."""
-    library = _library(torch.float32)
+    library = _library(dtype)
     if library is None or not library.wide():
         return False
-    generator = torch.Generator().manual_seed(0)
+    generator, close = torch.Generator().manual_seed(0), 10 * TOLERANCE[dtype]
     with torch.inference_mode():
-        for outputs, inputs, rows in ((16, 5, 1), (48, 64, 21), (96, 33, 12)):
-            weight, bias, x = (
-                torch.randn(*shape, generator=generator) for shape in ((outputs, inputs), (outputs,), (rows, inputs))
-            )
+        for outputs, inputs, rows in ((16, 6, 1), (48, 64, 21), (96, 34, 12)):
+            shapes = (outputs, inputs), (outputs,), (rows, inputs)
+            weight, bias, x = (torch.randn(*shape, generator=generator).to(dtype) for shape in shapes)
             for more in (bias, None):
-                if not torch.allclose(linear_product(weight, more)(x), linear(x, weight, more), atol=1e-4, rtol=1e-5):
+                found, wanted = linear_product(weight, more)(x), linear(x, weight, more)
+                if not torch.allclose(found, wanted, atol=close, rtol=close / 10):
                     return False
     return True
 

@@ -3,7 +3,7 @@
 torch keeps a linear layer's weight row by row, and its products sort it anew each time. A layout made once after each
 update spares that. Two of them:
 
-1. In float32, that of a kernel of our own (`rollout.layers`), where it is there.
+1. That of a kernel of our own (`rollout.layers`), where it is there and the processor made for it.
 2. Else oneDNN's. torch has it as internal operators, so what they do is checked once per process and kind of number,
    and without them the layers compute as always.
 
