@@ -11,7 +11,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.attention import flex_attention as flex
 from torch.nn.attention.flex_attention import create_block_mask
 
-from gruppo.training import tree_attention, tree_blocks
+from gruppo.training import tree_attention, tree_blocks, tree_kernel
 from gruppo.training.optimizers import MasterWeights
 from gruppo.training.policy import LocalPolicy
 from gruppo.training.tree_blocks import attend, block_mask, filled_up
@@ -186,6 +186,7 @@ def test_a_kernel_that_fails_or_is_off_is_not_taken(why: str, monkeypatch: pytes
     agree(tiny(), groups_of(MIXED), off=1e-6, far=1e-5)
     assert set(tree_attention.RAN) == {"parts"}
     assert list(tree_blocks.why_not.values()) == [why]
+    monkeypatch.setattr(tree_kernel, "available", lambda dtype: True)  # nothing to say of compilers
     policy = LocalPolicy(tiny(), Caught(MasterWeights(tiny())), 60)
     assert policy.slower == [f"attention by trees without its fused kernel, since {why}; slower, same update"]
 
