@@ -94,8 +94,9 @@ def _steps(rows: Sequence[Row]) -> str:
         [
             "## A GRPO step against TRL\n",
             f"{titles}\n\nTokens a second are generated tokens over the whole step: rollout, reward, update. gruppo "
-            "and TRL 1.16 (the quickest settings found for it on a CPU, transformers' generation) in turns, one "
-            "process each; medians, and the median of the ratios by pair. `benchmarks/speed.py` says what each does.\n",
+            "and TRL 1.16 (the quickest settings found for it on a CPU, in float32 with oneDNN's products, which TRL "
+            "does not set by itself; transformers' generation) in turns, one process each; medians, and the median of "
+            "the ratios by pair. `benchmarks/speed.py` says what each does.\n",
             table(
                 [
                     *first,
