@@ -18,12 +18,17 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 COMPILERS = ("gcc", "cc", "clang")
 NONE_FOUND = f"no C compiler that works was found ({', '.join(COMPILERS)} or $CC)"
 """What callers say where they go on without."""
+KINDS = {"torch.float32": "", "torch.bfloat16": "BFLOAT16"}
+"""Numbers that kernels are compiled for, by torch's name, and the macro that says it to a source."""
+LANES = 16
+"""Sizes of heads and layers are a multiple of it for a kernel: the longest vector of `vectors.h`."""
 HEADER = Path(__file__).with_name("vectors.h")
 """What the sources include."""
 FLAGS = ("-std=gnu11", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC")
@@ -60,6 +65,26 @@ def load(source: Path, define: str = "") -> ctypes.CDLL | None:
         name = hashlib.sha256(b"\0".join(parts))
         return _built(command, f"{source.stem}-{name.hexdigest()[:20]}.so")
     return None
+
+
+def function(
+    source: Path, kind: object, name: str, arguments: Sequence[Any], result: Any = ctypes.c_int
+) -> Callable[..., Any] | None:
+    """A function of a source that is compiled for a kind of number; None where it can't be had.
+
+    Args:
+        source: the file.
+        kind: torch's dtype; for one that is not in `KINDS` there is none.
+        name: of the function.
+        arguments: their types, as ctypes has them.
+        result: its type.
+    """
+    library = load(source, KINDS[str(kind)]) if str(kind) in KINDS else None
+    if library is None:
+        return None
+    found = getattr(library, name)
+    found.argtypes, found.restype = list(arguments), result
+    return found
 
 
 def _run(command: Sequence[str]) -> subprocess.CompletedProcess[bytes]:

@@ -20,12 +20,9 @@ from torch import Tensor
 
 from gruppo.errors import EngineError
 from gruppo.monitor import native
+from gruppo.monitor.native import LANES
 
 SOURCE = Path(__file__).with_suffix(".c")
-KINDS = {torch.float32: "", torch.bfloat16: "BFLOAT16"}
-"""What the source is compiled for, and the macro that says it."""
-LANES = 16
-"""Head sizes are a multiple of it."""
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.02}
 
 
@@ -112,11 +109,7 @@ def decode_attention(
 
 @functools.cache
 def _kernel(dtype: torch.dtype) -> Callable[..., int] | None:
-    library = native.load(SOURCE, KINDS[dtype]) if dtype in KINDS else None
-    if library is None:
-        return None
-    library.decode_attention.argtypes = [ctypes.POINTER(_Call), ctypes.c_int]
-    return library.decode_attention
+    return native.function(SOURCE, dtype, "decode_attention", (ctypes.POINTER(_Call), ctypes.c_int))
 
 
 @functools.cache

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from gruppo.monitor import native
-from gruppo.rollout.decode_attention import KINDS, LANES, SOURCE, TOLERANCE
+from gruppo.monitor.native import KINDS, LANES
+from gruppo.rollout.decode_attention import SOURCE, TOLERANCE
 from gruppo.rollout.pages import zeros
 
 COLUMNS = 2 * LANES
@@ -33,7 +34,7 @@ Layer = Callable[[Tensor], Tensor]
 
 @functools.cache
 def _library(dtype: torch.dtype) -> ctypes.CDLL | None:
-    library = native.load(SOURCE.with_name("layers.c"), KINDS[dtype]) if dtype in KINDS else None
+    library = native.load(SOURCE.with_name("layers.c"), KINDS[str(dtype)]) if str(dtype) in KINDS else None
     if library is not None:
         library.rms_norm.argtypes = [*[POINTER] * 4, *[SIZE] * 2, ctypes.c_float, ctypes.c_int]
         library.rms_norm_backward.argtypes = [*[POINTER] * 6, *[SIZE] * 2, ctypes.c_int]

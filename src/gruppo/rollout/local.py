@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from gruppo.errors import EngineError
-from gruppo.monitor.native import NONE_FOUND
+from gruppo.monitor.native import KINDS, NONE_FOUND
 from gruppo.rollout.continuous import ContinuousBatch, DecodeStats
-from gruppo.rollout.decode_attention import KINDS, available
+from gruppo.rollout.decode_attention import available
 from gruppo.rollout.engine import RolloutEngine
 from gruppo.rollout.gate import misfit
 from gruppo.rollout.graphs import Capture, steps_for
@@ -121,7 +121,7 @@ class LocalEngine(RolloutEngine):
         steps = steps_for(self._model, step or 1, self._capture, self._say)
         self._slots = SlotModel(self._model, step, steps, packs=packs)
         first = next(self._model.parameters())
-        if first.device.type == "cpu" and first.dtype in KINDS and not available(first.dtype):
+        if first.device.type == "cpu" and str(first.dtype) in KINDS and not available(first.dtype):
             self._say(f"sampling without the decode kernel, which is slower: {NONE_FOUND}")
 
     def _say(self, text: str) -> None:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from gruppo.monitor import native
-from gruppo.rollout.decode_attention import KINDS
 
 SOURCE = Path(__file__).with_name("sample.c")
 COLDEST = 1e-6
@@ -64,12 +63,7 @@ def sample(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor,
 
 @functools.cache
 def _kernel(dtype: torch.dtype) -> Callable[..., None] | None:
-    library = native.load(SOURCE, KINDS[dtype]) if dtype in KINDS else None
-    if library is None:
-        return None
-    library.sample.argtypes = [ctypes.POINTER(_Call), ctypes.c_int]
-    library.sample.restype = None
-    return library.sample
+    return native.function(SOURCE, dtype, "sample", (ctypes.POINTER(_Call), ctypes.c_int), None)
 
 
 @functools.cache

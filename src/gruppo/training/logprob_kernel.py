@@ -18,8 +18,6 @@ from torch import Tensor
 from gruppo.monitor import native
 
 SOURCE = Path(__file__).with_suffix(".c")
-KINDS = {torch.float32: "", torch.bfloat16: "BFLOAT16"}
-"""What the source is compiled for, and the macro that says it."""
 
 
 def takes(logits: Tensor) -> bool:
@@ -84,12 +82,7 @@ def _run(call: _Call, dtype: torch.dtype, *, backward: bool) -> None:
 
 @functools.cache
 def _kernel(dtype: torch.dtype) -> Callable[..., None] | None:
-    library = native.load(SOURCE, KINDS[dtype]) if dtype in KINDS else None
-    if library is None:
-        return None
-    library.token_logprobs.argtypes = [ctypes.POINTER(_Call), ctypes.c_int, ctypes.c_int]
-    library.token_logprobs.restype = None
-    return library.token_logprobs
+    return native.function(SOURCE, dtype, "token_logprobs", (ctypes.POINTER(_Call), ctypes.c_int, ctypes.c_int), None)
 
 
 @functools.cache

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gruppo.monitor.malloc import give_back
-from gruppo.monitor.native import NONE_FOUND
+from gruppo.monitor.native import KINDS, NONE_FOUND
 from gruppo.training import tree_blocks, tree_kernel
 from gruppo.training.export import exported_weights
 from gruppo.training.logprobs import TokenLogprobs
@@ -104,7 +104,7 @@ class LocalPolicy:
         if self.why_padded:
             return [f"padded rows in place of group trees, since {self.why_padded}; slower, same update"]
         dtype = next(self.model.parameters()).dtype
-        if self._device.type == "cpu" and dtype in tree_kernel.KINDS and not tree_kernel.available(dtype):
+        if self._device.type == "cpu" and str(dtype) in KINDS and not tree_kernel.available(dtype):
             return [f"attention by trees without its kernel, which is slower: {NONE_FOUND}"]
         reasons = sorted({why for why in tree_blocks.why_not.values() if why})
         return [f"attention by trees without its fused kernel, since {why}; slower, same update" for why in reasons]

@@ -17,13 +17,10 @@ from torch import Tensor
 
 from gruppo.errors import TrainingError
 from gruppo.monitor import native
+from gruppo.monitor.native import LANES
 from gruppo.training.tree_layout import Layout, Span
 
 SOURCE = Path(__file__).with_suffix(".c")
-KINDS = {torch.float32: "", torch.bfloat16: "BFLOAT16"}
-"""What the source is compiled for, and the macro that says it."""
-LANES = 16
-"""Head sizes are a multiple of it."""
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.03}
 
 
@@ -130,11 +127,8 @@ def _run(call: _Call, dtype: torch.dtype, *, backward: bool) -> None:
 
 @functools.cache
 def _kernel(dtype: torch.dtype) -> Callable[..., int] | None:
-    library = native.load(SOURCE, KINDS[dtype]) if dtype in KINDS else None
-    if library is None:
-        return None
-    library.tree_attention.argtypes = [ctypes.POINTER(_Call), ctypes.c_int, ctypes.c_int64, ctypes.c_int]
-    return library.tree_attention
+    arguments = (ctypes.POINTER(_Call), ctypes.c_int, ctypes.c_int64, ctypes.c_int)
+    return native.function(SOURCE, dtype, "tree_attention", arguments)
 
 
 @functools.cache
