@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from gruppo.rollout.graphs import NoWaiting
+from gruppo.rollout.captures import NoWaiting
 
 
 class Recorder(TorchDispatchMode):

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from graph_standin import Recorder, StandIn
-from gruppo.rollout.graphs import CapturedSteps, CudaCapture, NoWaiting, PlainSteps, bucket, steps_for
+from gruppo.rollout.captures import CudaCapture, NoWaiting, steps_for, tape
+from gruppo.rollout.graphs import CapturedSteps, PlainSteps, bucket
 from gruppo.rollout.local import LocalEngine
 from gruppo.rollout.shared_prompts import PromptKey
 from gruppo.rollout.slot_model import Prompt, SlotModel
@@ -152,7 +153,7 @@ def test_graphs_write_their_logits_to_the_same_memory():
     assert {graph.logits.untyped_storage().data_ptr() for graph in graphs.values()} == {
         steps_of(engine)._logits.untyped_storage().data_ptr()  # pyright: ignore[reportOptionalMemberAccess]
     }
-    assert graphs[8, 64].logits.untyped_storage().nbytes() == 8 * 61 * 4
+    assert graphs[8, 64, False].logits.untyped_storage().nbytes() == 8 * 61 * 4
 
 
 def test_without_looking_at_addresses_the_stand_in_goes_wrong(monkeypatch: pytest.MonkeyPatch):
@@ -367,4 +368,8 @@ def test_what_cuda_is_asked_for(monkeypatch: pytest.MonkeyPatch):
     steps = steps_for(on_cuda, 4, None, print)
     assert isinstance(steps, CapturedSteps)
     assert isinstance(steps._capture, CudaCapture)
-    assert isinstance(steps_for(tiny(), 4, None, print), PlainSteps)
+    taped = steps_for(tiny(), 4, None, print)
+    assert isinstance(taped, CapturedSteps)
+    assert taped._capture is tape
+    on_meta: Any = SimpleNamespace(parameters=lambda: iter([torch.zeros(1, device="meta")]))
+    assert isinstance(steps_for(on_meta, 4, None, print), PlainSteps)

@@ -18,7 +18,8 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,10 @@ HEADER = Path(__file__).with_name("vectors.h")
 FLAGS = ("-std=gnu11", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC")
 SECONDS = 60
 """Of a compiler's life."""
+
+Note = Callable[[Callable[..., Any], tuple[Any, ...]], None]
+"""Is told of a call: the function, and what it was given."""
+_note: ContextVar[Note | None] = ContextVar("note", default=None)
 
 
 def compiler() -> list[str] | None:
@@ -84,7 +89,27 @@ def function(
         return None
     found = getattr(library, name)
     found.argtypes, found.restype = list(arguments), result
-    return found
+
+    def call(*given: Any) -> Any:
+        note = _note.get()
+        if note is not None:
+            note(found, given)
+        return found(*given)
+
+    return call
+
+
+@contextlib.contextmanager
+def noting(note: Note) -> Iterator[None]:
+    """Inside, calls of functions of this module are told of before they are made, in this thread alone.
+
+    To call the same again is to work on the same memory: whoever does it keeps that memory.
+    """
+    before = _note.set(note)
+    try:
+        yield
+    finally:
+        _note.reset(before)
 
 
 def _run(command: Sequence[str]) -> subprocess.CompletedProcess[bytes]:

@@ -145,7 +145,7 @@ class ContinuousBatch:
     def run(self) -> Generator[Completion, None, None]:
         """Yield completions as they finish."""
         if max(row.request.sampling.max_completion_length for row in self._queue) >= PACK_FROM:
-            self._model.packed.pack()
+            self._model.pack()
         try:
             while True:
                 self._fill()
@@ -153,7 +153,7 @@ class ContinuousBatch:
                     return
                 yield from self._step()
         finally:
-            self._model.packed.release()
+            self._model.release()
             self._model.give_back(self._cache)
 
     def _fill(self) -> None:

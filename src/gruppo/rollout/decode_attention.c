@@ -144,7 +144,7 @@ typedef struct {
     const int64_t *lengths;                   /* [n] positions of the slot before the token's own */
     const element *const *prompt_keys, *const *prompt_values; /* [n] of [K, P, D] */
     const int64_t *prompt_lengths;            /* [n] P */
-    int64_t rows, heads, group, size, positions, longest_prompt;
+    int64_t rows, heads, group, size, positions;
     int64_t window; /* the last positions of the slot that are looked at; 0: all */
     float scaling;
     element *out; /* [n, K, G, D] */
@@ -177,7 +177,10 @@ static void attend_row(const call *c, int64_t row, int64_t head, float *scores, 
 
 /* Gives 0, or 1 where there was no memory. A head's rows follow each other: those of a group read the same prompt. */
 int decode_attention(const call *c, int threads) {
-    int64_t room = c->longest_prompt + c->positions + LANES;
+    int64_t longest = 0;
+    for (int64_t row = 0; c->prompt_lengths && row < c->rows; row++)
+        if (c->prompt_lengths[row] > longest) longest = c->prompt_lengths[row];
+    int64_t room = longest + c->positions + LANES;
     int failed = 0;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {

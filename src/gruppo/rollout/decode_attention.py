@@ -39,8 +39,7 @@ class _Call(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("queries", "token_keys", "token_values", "keys", "values", "lengths")),
         *((name, ctypes.c_void_p) for name in ("prompt_keys", "prompt_values", "prompt_lengths")),
-        *((name, ctypes.c_int64) for name in ("rows", "heads", "group", "size", "positions", "longest_prompt")),
-        ("window", ctypes.c_int64),
+        *((name, ctypes.c_int64) for name in ("rows", "heads", "group", "size", "positions", "window")),
         ("scaling", ctypes.c_float),
         ("out", ctypes.c_void_p),
     )
@@ -87,10 +86,8 @@ def decode_attention(
     assert rows <= keys.shape[0]
     assert lengths.dtype == torch.int64
     before: tuple[int | None, ...] = (None, None, None)
-    longest = 0
     if prompts is not None:
         before = tuple(each.ctypes.data for each in (prompts.keys, prompts.values, prompts.lengths))
-        longest = int(prompts.lengths.max())
     own: tuple[int | None, ...] = (None, None)
     if token is not None:
         assert all(each.shape == (rows, heads, 1, size) and each.dtype == query.dtype for each in token)
@@ -99,8 +96,8 @@ def decode_attention(
     out = torch.empty_like(query)
     call = _Call(
         *(query.data_ptr(), *own, keys.data_ptr(), values.data_ptr(), lengths.data_ptr()),
-        *(*before, rows, heads, group, size, keys.shape[2], longest),
-        *(window or 0, scaling, out.data_ptr()),
+        *(*before, rows, heads, group, size, keys.shape[2], window or 0),
+        *(scaling, out.data_ptr()),
     )
     if kernel(ctypes.byref(call), torch.get_num_threads()):
         raise EngineError("no memory for the scores of a decode step; lower max_live_completions")

@@ -1,36 +1,37 @@
-"""How a decode step is run: plainly, or as a CUDA graph that was captured once and is replayed.
+"""How a decode step is run: by calling the model, or by replaying what a call did before.
 
-A decode step of a small model is hundreds of short kernels, and Python starts each of them. A graph starts them all at
-once, at the addresses they had when it was captured. So a graph belongs to a bucket of rows and a width, and
+A decode step of a small model is hundreds of short kernels, and Python starts each of them. A graph starts them again
+at the addresses they had when it was captured (`rollout.captures`: all at once on CUDA, one after the other without the
+model's Python on a CPU). So a graph belongs to a number of rows and a width, and
 
 1. what changes from step to step (tokens, lengths, positions) is copied into its own static inputs, from which places
    and masks are computed inside of it;
 2. it is dropped where the cache's buffers or the weights are no longer where they were (`_Places`); new weights copied
    into the old ones' place change nothing;
-3. the cache is kept for the next rollouts (`StepRunner.keeps`) until the engine sleeps, since graphs go with it;
-4. prompts stand in the slots of their rows, also the long ones: a step with prompts that are kept once
+3. on CUDA, where a capture is dear, the cache is kept for the next rollouts (`StepRunner.keeps`) until the engine
+   sleeps, since graphs go with it;
+4. there too, prompts stand in the slots of their rows, also the long ones: a step with prompts that are kept once
    (`rollout.shared_prompts`) has calls that depend on who is live, and would be another graph whenever a group ends. A
-   step that comes with such prompts is run plainly.
+   step that comes with such prompts is called. On a CPU our own kernel reads from arrays who has which prompt, and
+   those are refilled in their place.
 
 A shape that comes once is not worth a capture, which costs some steps: it is captured when it comes again, be it after
-the graphs were dropped. Where a capture fails (a model that waits for the device, memory), all steps are run plainly
-from then on, and a line says so.
+the graphs were dropped. Where a capture fails (a model that waits for the device, memory), all steps are called from
+then on, and a line says so.
 
-The logic is tested on a CPU with a recorder that replays operations on the tensors they were recorded with
-(`tests/graph_standin.py`). `CudaCapture` itself was never run: no GPU was at hand.
+The logic is tested on a CPU, also with a stand-in for CUDA that replays operations on the tensors they were recorded
+with (`tests/graph_standin.py`).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from gruppo.rollout.slots import SlotCache
 
@@ -113,7 +114,29 @@ Capture = Callable[[Callable[[], object]], Callable[[], None]]
 meanwhile, what it returns is dropped, and anything may be raised."""
 
 
+class TooLargeError(Exception):
+    """A step is so large that Python's share of it is nothing, and a graph would hold too much memory."""
+
+
 @dataclass(frozen=True, slots=True)
+class Rules:
+    """What holds for a kind of capture; as it stands here, for CUDA's."""
+
+    kind: str = "captured as CUDA graphs"
+    """What steps are where it works, for the line that says that it does not."""
+    keeps: bool = True
+    """The cache is kept for the next rollouts, and prompts stand in their rows' slots."""
+    shares: bool = False
+    """Steps with prompts that are kept once are captured too."""
+    buckets: bool = True
+    """Rows are filled up to a `bucket`, so that there are fewer shapes."""
+    most: int | None = None
+    """Graphs that are held; the oldest goes. None: all."""
+    checked: bool = False
+    """The first replay is compared with a call, to the bit."""
+
+
+@dataclass(slots=True)
 class _Graph:
     """A step that was captured."""
 
@@ -122,6 +145,16 @@ class _Graph:
     logits: Tensor
     """[n, V], written by it; graphs write to the same memory."""
     replay: Callable[[], None]
+    fresh: bool = True
+    """Whether it has been replayed with nothing but what it was captured with."""
+
+
+_Shape = tuple[int, int, bool]
+"""Rows, width where it matters, and whether prompts are kept once."""
+
+
+def _shape(columns: NDArray[np.int64], width: int, cache: SlotCache, *, shares: bool) -> _Shape:
+    return columns.shape[1], width if cache.looks_at_width else 0, shares
 
 
 @dataclass(slots=True)
@@ -142,19 +175,29 @@ class CapturedSteps:
         model: whose weights the steps read.
         rows_step: a step has a multiple of so many rows.
         note: is told, once, why steps are not captured.
+        rules: of this kind of capture.
     """
 
     def __init__(
-        self, capture: Capture, model: nn.Module, rows_step: int, note: Callable[[str], None] = lambda _: None
+        self,
+        capture: Capture,
+        model: nn.Module,
+        rows_step: int,
+        note: Callable[[str], None] = lambda _: None,
+        rules: Rules = Rules(),
     ) -> None:
         self._capture = capture
         self._model = model
         self._rows_step = rows_step
         self._note = note
+        self._rules = rules
         self._device = next(model.parameters()).device
         self._plain = PlainSteps(rows_step, self._device)
-        self._seen: set[tuple[int, int]] = set()
-        self._graphs: dict[tuple[int, int], _Graph] = {}
+        self._seen: set[_Shape] = set()
+        self._too_large: set[_Shape] = set()
+        self._checked: set[bool] = set()
+        """Of steps with and without shared prompts, those of which one was compared."""
+        self._graphs: dict[_Shape, _Graph] = {}
         self._logits: Tensor | None = None
         """[rows, V], those of the last step; as many rows as the largest that was captured."""
         self._places = _Places()
@@ -163,34 +206,55 @@ class CapturedSteps:
 
     @property
     def keeps(self) -> bool:
-        """Until a capture fails."""
-        return not self.failed
+        """By the rules, until a capture fails."""
+        return self._rules.keeps and not self.failed
 
     def rows(self, live: int) -> int:
-        """A bucket."""
-        return round_rows(bucket(live), self._rows_step)
+        """By the rules a bucket."""
+        return round_rows(bucket(live) if self._rules.buckets else live, self._rows_step)
 
     def run(self, step: Step, columns: NDArray[np.int64], width: int, cache: SlotCache, *, shares: bool) -> Tensor:
         """Replay it, or call it where it has not been captured."""
         plainly = partial(self._plain.run, step, columns, width, cache, shares=shares)
-        if self.failed or shares or not cache.addresses:
+        if self.failed or (shares and not self._rules.shares) or not cache.addresses:
             return plainly()
         self._drop_what_moved(cache)
-        shape = (columns.shape[1], width)
-        if shape not in self._graphs and not (self._comes_again(shape) and self._captured(shape, step, columns)):
-            self._seen.add(shape)
+        shape = _shape(columns, width, cache, shares=shares)
+        if shape not in self._graphs and not (self._comes_again(shape, cache) and self._captured(shape, step, columns)):
             logits = plainly()
+            self._seen.add(_shape(columns, width, cache, shares=shares))
             self._make_room(logits)
             return logits
         graph = self._graphs[shape]
+        self.replays += 1
+        return graph.logits if self._replayed(graph, columns) and self._right(graph, shape, plainly) else plainly()
+
+    def _replayed(self, graph: _Graph, columns: NDArray[np.int64]) -> bool:
         graph.inputs.copy_(torch.from_numpy(columns))
         graph.replay()
-        self.replays += 1
-        return graph.logits
+        return True
 
-    def _comes_again(self, shape: tuple[int, int]) -> bool:
-        """Whether it is to be captured: it came before, and there is room for its logits."""
-        return shape in self._seen and self._logits is not None and len(self._logits) >= shape[0]
+    def _right(self, graph: _Graph, shape: _Shape, plainly: Callable[[], Tensor]) -> bool:
+        """Whether a replay gave what a call gives; the first one after the capture's own is asked."""
+        if not self._rules.checked or shape[2] in self._checked:
+            return True
+        if graph.fresh:  # replayed with what it was captured with, which shows nothing
+            graph.fresh = False
+            return True
+        found, called = (logits.cpu().contiguous().view(torch.uint8) for logits in (graph.logits.clone(), plainly()))
+        if torch.equal(found, called):
+            self._checked.add(shape[2])
+            return True
+        self._fail("a replay gave other logits than a call")
+        return False
+
+    def _comes_again(self, shape: _Shape, cache: SlotCache) -> bool:
+        """Whether it is to be captured: it came before, there is room for its logits, and its calls depend on no one.
+
+        Those of prompts that torch attends to depend on who is live.
+        """
+        fits = shape in self._seen and shape not in self._too_large and not (shape[2] and cache.prompts.merges)
+        return fits and self._logits is not None and len(self._logits) >= shape[0]
 
     def _make_room(self, logits: Tensor) -> None:
         """For those of a step that may be captured later. Each graph with its own would hold them all at once."""
@@ -210,20 +274,27 @@ class CapturedSteps:
     def _weights(self) -> Addresses:
         return addresses_of([*self._model.parameters(), *self._model.buffers()])
 
-    def _captured(self, shape: tuple[int, int], step: Step, columns: NDArray[np.int64]) -> bool:
+    def _captured(self, shape: _Shape, step: Step, columns: NDArray[np.int64]) -> bool:
         """Capture a step; whether that went well. To make it more than once is to write the same keys again."""
         assert self._logits is not None
         inputs, logits = torch.from_numpy(columns).to(self._device, copy=True), self._logits[: shape[0]]
+        if self._rules.most is not None and len(self._graphs) >= self._rules.most:
+            del self._graphs[next(iter(self._graphs))]
         try:
             self._graphs[shape] = _Graph(inputs, logits, self._capture(lambda: logits.copy_(step(inputs))))
+        except TooLargeError:
+            self._too_large.add(shape)
+            return False
         except Exception as error:  # whatever a model, the driver or the memory make of it
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            self.forget()
-            self.failed = True
-            self._note(f"decode steps are not captured as CUDA graphs, which is slower ({first})")
+            self._fail((str(error).strip() or type(error).__name__).splitlines()[0])
             return False
         self.captures += 1
         return True
+
+    def _fail(self, why: str) -> None:
+        self.forget()
+        self.failed = True
+        self._note(f"decode steps are not {self._rules.kind}, which is slower ({why})")
 
     def look_again(self) -> None:
         """Look before the next step whether the weights are where they were."""
@@ -254,91 +325,3 @@ def bucket(rows: int) -> int:
 def addresses_of(tensors: list[Tensor]) -> Addresses:
     """Where tensors are. What is at the same address with the same shape is, for a graph, the same tensor."""
     return tuple((tensor.data_ptr(), tuple(tensor.shape)) for tensor in tensors)
-
-
-WAITING = frozenset(
-    {
-        "aten::_local_scalar_dense",
-        "aten::_unique",
-        "aten::_unique2",
-        "aten::allclose",
-        "aten::argwhere",
-        "aten::bincount",
-        "aten::equal",
-        "aten::is_nonzero",
-        "aten::item",
-        "aten::masked_select",
-        "aten::nonzero",
-        "aten::nonzero_numpy",
-        "aten::unique_consecutive",
-        "aten::unique_dim",
-    }
-)
-"""Operations whose result the host waits for."""
-
-
-class NoWaiting(TorchDispatchMode):
-    """Inside, what would wait for the device raises, on this thread alone, before anything is captured.
-
-    A capture that breaks off leaves torch's random generator as if it went on. `torch.cuda.set_sync_debug_mode` finds
-    the same and more, but in all threads, and rewards may be scored in another. What is not found here breaks the
-    capture itself.
-
-    Raises:
-        RuntimeError: with the operation's name.
-    """
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # pyright: ignore
-        name = func._schema.name
-        given = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
-        masks = name.startswith("aten::index") and any(each.dtype == torch.bool for each in _indices(args))
-        counted = name == "aten::repeat_interleave" and (kwargs or {}).get("output_size") is None and len(given) > 0
-        if name in WAITING or masks or (counted and not isinstance(args[1] if len(args) > 1 else None, int)):
-            raise RuntimeError(f"the model waits for the device in {name}")
-        out = func(*args, **(kwargs or {}))
-        given += [each for each in tree_leaves(out) if isinstance(each, Tensor)]
-        # A number of the host may stand in an operation on the device, but not be copied there.
-        if len({each.device for each in given if each.dim() > 0 or "copy" in name}) > 1:
-            raise RuntimeError(f"the model copies between devices in {name}")
-        return out
-
-
-def _indices(args: tuple[Any, ...]) -> list[Tensor]:
-    """The tensors by which an indexing operation picks."""
-    picked = args[1] if len(args) > 1 else ()
-    return [each for each in picked if isinstance(each, Tensor)] if isinstance(picked, (list, tuple)) else []
-
-
-class CudaCapture:
-    """Captures calls as CUDA graphs, which share one pool of memory.
-
-    The call is made once before, on the capturing stream: kernels are chosen and workspaces made there. Other threads
-    (rewards, writers) may use the device meanwhile. Never run yet: no GPU was at hand.
-
-    Args:
-        device: of CUDA.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device)
-        self._pool = torch.cuda.graph_pool_handle()
-
-    def __call__(self, call: Callable[[], object]) -> Callable[[], None]:
-        """Capture a call."""
-        caller = torch.cuda.current_stream(self._stream.device)
-        self._stream.wait_stream(caller)
-        with torch.cuda.stream(self._stream), NoWaiting():
-            call()
-        caller.wait_stream(self._stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
-            call()
-        return graph.replay
-
-
-def steps_for(model: nn.Module, rows_step: int, capture: Capture | None, note: Callable[[str], None]) -> StepRunner:
-    """How a model's steps are run: captured where it is on CUDA, or where `capture` is given."""
-    device = next(model.parameters()).device
-    if capture is None and device.type == "cuda":
-        capture = CudaCapture(device)
-    return PlainSteps(rows_step, device) if capture is None else CapturedSteps(capture, model, rows_step, note)

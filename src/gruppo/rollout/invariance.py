@@ -53,10 +53,10 @@ def _holds(decoder: SlotModel, model: nn.Module) -> bool:
     try:
         if not trial.equal():
             return False
-        decoder.packed.pack()
+        decoder.pack()
         return not decoder.packed.held or trial.equal()
     finally:
-        decoder.packed.release()
+        decoder.release()
 
 
 def find_packs(model: nn.Module, step: int) -> bool:
@@ -72,10 +72,10 @@ def find_packs(model: nn.Module, step: int) -> bool:
     try:
         if not _packs_hold(decoder, model):
             return False
-        decoder.packed.pack()
+        decoder.pack()
         return not decoder.packed.held or _packs_hold(decoder, model)
     finally:
-        decoder.packed.release()
+        decoder.release()
 
 
 def _packs_hold(decoder: SlotModel, model: nn.Module) -> bool:

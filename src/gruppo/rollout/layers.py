@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from gruppo.monitor import native
-from gruppo.monitor.native import KINDS, LANES
+from gruppo.monitor.native import LANES
 from gruppo.rollout.decode_attention import SOURCE, TOLERANCE
 from gruppo.rollout.pages import zeros
 
@@ -32,18 +32,25 @@ POINTER, SIZE = ctypes.c_void_p, ctypes.c_int64
 Layer = Callable[[Tensor], Tensor]
 
 
+ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "rms_norm": (*[POINTER] * 4, *[SIZE] * 2, ctypes.c_float, ctypes.c_int),
+    "rms_norm_backward": (*[POINTER] * 6, *[SIZE] * 2, ctypes.c_int),
+    "linear": (*[POINTER] * 4, *[SIZE] * 3, ctypes.c_int),
+    "pack": (*[POINTER] * 2, *[SIZE] * 2, ctypes.c_int),
+}
+"""Of the kernels."""
+
+
 @functools.cache
-def _library(dtype: torch.dtype) -> ctypes.CDLL | None:
-    library = native.load(SOURCE.with_name("layers.c"), KINDS[str(dtype)]) if str(dtype) in KINDS else None
-    if library is not None:
-        library.rms_norm.argtypes = [*[POINTER] * 4, *[SIZE] * 2, ctypes.c_float, ctypes.c_int]
-        library.rms_norm_backward.argtypes = [*[POINTER] * 6, *[SIZE] * 2, ctypes.c_int]
-        library.rms_norm.restype = library.rms_norm_backward.restype = None
-        if library.wide():
-            library.linear.argtypes = [*[POINTER] * 4, *[SIZE] * 3, ctypes.c_int]
-            library.pack.argtypes = [*[POINTER] * 2, *[SIZE] * 2, ctypes.c_int]
-            library.linear.restype = library.pack.restype = None
-    return library
+def _kernel(dtype: torch.dtype, name: str) -> Callable[..., None] | None:
+    return native.function(SOURCE.with_name("layers.c"), dtype, name, ARGUMENTS[name], None)
+
+
+@functools.cache
+def _wide(dtype: torch.dtype) -> bool:
+    """Whether the processor is made for the kernel of linear layers, which is not compiled for others."""
+    wide = native.function(SOURCE.with_name("layers.c"), dtype, "wide", ())
+    return wide is not None and bool(wide())
 
 
 def takes_linear(weight: Tensor, bias: Tensor | None) -> bool:
@@ -56,13 +63,14 @@ def takes_linear(weight: Tensor, bias: Tensor | None) -> bool:
 
 def linear_product(weight: Tensor, bias: Tensor | None) -> Layer:
     """x -> x @ weight.T + bias, on a packed copy of the weight."""
-    library, dtype = _library(weight.dtype), weight.dtype
-    assert library is not None
+    pack, multiply, dtype = _kernel(weight.dtype, "pack"), _kernel(weight.dtype, "linear"), weight.dtype
+    assert pack is not None
+    assert multiply is not None
     weight = weight.detach()
     outputs, inputs = weight.shape
     packed = zeros((-(-outputs // COLUMNS), inputs, COLUMNS), weight)
-    library.pack(weight.data_ptr(), packed.data_ptr(), inputs, outputs, torch.get_num_threads())
-    multiply, threads = library.linear, torch.get_num_threads
+    pack(weight.data_ptr(), packed.data_ptr(), inputs, outputs, torch.get_num_threads())
+    threads = torch.get_num_threads
 
     def product(rows: Tensor) -> Tensor:
         if rows.dtype != dtype or rows.shape[-1] != inputs:
@@ -80,8 +88,7 @@ def linear_product(weight: Tensor, bias: Tensor | None) -> Layer:
 @functools.cache
 def linear_available(dtype: torch.dtype) -> bool:
     """Whether the kernel for linear layers is there, the processor wide enough, and the result torch's."""
-    library = _library(dtype)
-    if library is None or not library.wide():
+    if not _wide(dtype):
         return False
     generator, close = torch.Generator().manual_seed(0), 10 * TOLERANCE[dtype]
     with torch.inference_mode():
@@ -109,15 +116,14 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
 
 
 def _normed(x: Tensor, weight: Tensor, epsilon: float, shares: Tensor | None) -> Tensor:
-    library = _library(x.dtype)
-    assert library is not None
-    size = weight.shape[0]
+    norm, size = _kernel(x.dtype, "rms_norm"), weight.shape[0]
+    assert norm is not None
     assert x.shape[-1] == size
     assert x.dtype == weight.dtype
     out = torch.empty_like(x)
     kept = None if shares is None else shares.data_ptr()
     places = (x.data_ptr(), weight.data_ptr(), out.data_ptr(), kept)
-    library.rms_norm(*places, x.numel() // size, size, epsilon, torch.get_num_threads())
+    norm(*places, x.numel() // size, size, epsilon, torch.get_num_threads())
     return out
 
 
@@ -132,13 +138,13 @@ class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight, shares = ctx.saved_tensors
-        library, size = _library(x.dtype), weight.shape[0]
-        assert library is not None
+        backward, size = _kernel(x.dtype, "rms_norm_backward"), weight.shape[0]
+        assert backward is not None
         grad, found = grad.contiguous(), torch.empty_like(x)
         of_weight = torch.empty(-(-len(shares) // PART), size) if ctx.needs_input_grad[1] else None
         places = [each.data_ptr() for each in (x, weight, grad, shares, found)]
         places.append(0 if of_weight is None else of_weight.data_ptr())
-        library.rms_norm_backward(*places, len(shares), size, torch.get_num_threads())
+        backward(*places, len(shares), size, torch.get_num_threads())
         return found, None if of_weight is None else of_weight.sum(0).to(weight.dtype), None
 
 
@@ -189,7 +195,7 @@ def _epsilon(part: nn.Module) -> float | None:
     if not named or not isinstance(weight, Tensor) or not isinstance(epsilon, float) or "forward" in vars(part):
         return None
     fits = weight.dim() == 1 and weight.shape[0] % LANES == 0 and weight.is_contiguous()
-    if not fits or weight.device.type != "cpu" or _library(weight.dtype) is None:
+    if not fits or weight.device.type != "cpu" or _kernel(weight.dtype, "rms_norm") is None:
         return None
     x = torch.randn(5, 1, weight.shape[0], generator=torch.Generator().manual_seed(0)).to(weight.dtype)
     x[0] *= epsilon**0.5  # where epsilon counts

@@ -14,11 +14,12 @@ from torch import nn
 
 from gruppo.errors import EngineError
 from gruppo.monitor.native import KINDS, NONE_FOUND
+from gruppo.rollout.captures import steps_for
 from gruppo.rollout.continuous import ContinuousBatch, DecodeStats
 from gruppo.rollout.decode_attention import available
 from gruppo.rollout.engine import RolloutEngine
 from gruppo.rollout.gate import misfit
-from gruppo.rollout.graphs import Capture, steps_for
+from gruppo.rollout.graphs import Capture
 from gruppo.rollout.invariance import find_packs, find_rows_step
 from gruppo.rollout.rows import Row
 from gruppo.rollout.slot_model import SlotModel

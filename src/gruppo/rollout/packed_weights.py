@@ -68,6 +68,11 @@ class PackedWeights:
         self._products: list[Product] = []
 
     @property
+    def any(self) -> bool:
+        """Whether there are layers to copy."""
+        return bool(self._layers)
+
+    @property
     def held(self) -> bool:
         """Whether there are copies."""
         return bool(self._products)
@@ -83,11 +88,6 @@ class PackedWeights:
     def release(self) -> None:
         """Give the copies back."""
         self._products = []
-
-    def repack(self) -> None:
-        """Copy the weights anew where copies are held."""
-        if self._products:
-            self.pack()
 
     def enter(self) -> None:
         """The layers multiply with the copies, if there are any, until `leave`."""

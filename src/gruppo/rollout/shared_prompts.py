@@ -82,9 +82,15 @@ class SharedPrompts:
     def __init__(self, block: int = BLOCK) -> None:
         self._block = block
         self._kept: dict[PromptKey, dict[int, tuple[Tensor, Tensor]]] = {}
+        self._asked: tuple[PromptKey | None, ...] | None = None
+        """Of each row of the step its prompt; None where it is to be found anew."""
         self._members: dict[PromptKey, list[int]] = {}
-        self._count = 0
         self._plans: dict[int, _Plan] = {}
+        self.merges = False
+        """Whether torch has attended to a prompt, by calls that depend on who is live."""
+        self._most = 0
+        self._places: dict[int, RowPrompts] = {}
+        """By layer, refilled in their place: captured steps read them."""
 
     @property
     def bytes(self) -> int:
@@ -102,32 +108,55 @@ class SharedPrompts:
     def put(self, layer: int, key: PromptKey, keys: Tensor, values: Tensor) -> None:
         """Keep a prompt's keys and values [1, K, P, D]."""
         self._kept.setdefault(key, {})[layer] = (keys.contiguous(), values.contiguous())
+        self._asked = None
 
     def keep(self, wanted: set[PromptKey]) -> None:
         """Drop all others."""
         for key in self._kept.keys() - wanted:
             del self._kept[key]
 
-    def begin(self, prompts: Sequence[PromptKey | None], rows: int) -> None:
-        """A step of so many rows, each with its prompt; rows behind the last have none."""
-        self._members, self._count, self._plans = {}, rows, {}
-        for row, key in enumerate(prompts):
+    def begin(self, prompts: Sequence[PromptKey | None], rows: int, most: int) -> None:
+        """A step of so many rows, each with its prompt; rows behind the last have none.
+
+        Args:
+            prompts: of each row.
+            rows: of the step.
+            most: rows that any step may have, as long as the slots are where they are.
+        """
+        asked = (*prompts, *[None] * (rows - len(prompts)))
+        if asked == self._asked:
+            return
+        self._asked, self._members, self._plans = asked, {}, {}
+        for row, key in enumerate(asked):
             if key is not None:
                 self._members.setdefault(key, []).append(row)
+        if any(len(places.lengths) != most for places in self._places.values()):
+            self._places = {}
+        self._most = most
+        for layer in self._places if self._members else ():
+            self._fill(layer)
 
     def of_rows(self, layer: int) -> RowPrompts:
         """Where each row's prompt has its keys and values in a layer."""
-        keys, values, lengths = (np.zeros(self._count, dtype=np.int64) for _ in range(3))
+        if layer not in self._places:
+            self._places[layer] = RowPrompts(*(np.zeros(self._most, dtype=np.int64) for _ in range(3)))
+            self._fill(layer)
+        return self._places[layer]
+
+    def _fill(self, layer: int) -> None:
+        places = self._places[layer]
+        places.lengths[:] = 0
         for key, own in self._members.items():
             kept = self._kept[key][layer]
-            keys[own], values[own], lengths[own] = (*(each.data_ptr() for each in kept), kept[0].shape[2])
-        return RowPrompts(keys, values, lengths)
+            places.keys[own], places.values[own] = (each.data_ptr() for each in kept)
+            places.lengths[own] = kept[0].shape[2]
 
     def _plan(self, group: int, device: torch.device) -> _Plan:
         """For G queries of a key head; the same for every layer of a step."""
+        self.merges = True
         if group not in self._plans:
             together = self._block // math.gcd(self._block, group)
-            rows, calls, back = list[int](), list[tuple[PromptKey, slice]](), np.full(self._count, -1)
+            rows, calls, back = list[int](), list[tuple[PromptKey, slice]](), np.full(len(self._asked or ()), -1)
             for key, own in self._members.items():
                 start = len(rows)
                 back[own] = np.arange(start, start + len(own))

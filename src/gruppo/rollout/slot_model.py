@@ -81,10 +81,25 @@ class SlotModel:
         """A batch has ended: keep its cache where the runner of steps asks for it."""
         cache.prompts.keep(set())
         self._kept = cache if self.steps.keeps else None
+        if not self.steps.keeps:
+            self.steps.forget()
+
+    def pack(self) -> None:
+        """Lay the weights out for few rows, until `release`."""
+        if self.packed.any:
+            self.steps.forget()
+            self.packed.pack()
+
+    def release(self) -> None:
+        """Give the copies of the weights back."""
+        if self.packed.held:
+            self.steps.forget()
+            self.packed.release()
 
     def weights_changed(self) -> None:
         """What was copied of the weights, or knows where they are, is made anew."""
-        self.packed.repack()
+        if self.packed.held:
+            self.pack()
         self.steps.look_again()
 
     def forget(self) -> None:
@@ -140,14 +155,14 @@ class SlotModel:
         """
         rows = len(tokens)
         shares = any(prompts)
-        prompts = prompts if shares else ()
         before = np.array([len(key[1]) - 1 if key else 0 for key in prompts]) if shares else 0
         # Idle rows write to slots behind the live ones, which are reserved for them.
         columns = np.zeros((3, self.steps.rows(rows)), dtype=np.int64)
         columns[:, :rows] = tokens, lengths, lengths + before
+        cache.prompts.begin(prompts if shares else (), columns.shape[1], cache.rows)
 
         def step(columns: Tensor) -> Tensor:
-            cache.begin_decode(columns[1], width, prompts)
+            cache.begin_decode(columns[1], width)
             return self._call(cache, columns[0, :, None], columns[2, :, None])[:, -1]
 
         return self.steps.run(step, columns, width, cache, shares=shares)[:rows]

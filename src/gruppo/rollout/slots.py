@@ -102,6 +102,8 @@ class SlotCache(Cache):
         self.prompts = SharedPrompts(block)
         self.forms_seen: list[Form] = []
         """That of each attention call since the last `begin_`."""
+        self.looks_at_width = False
+        """Whether a decode step so far depended on how many positions it was to look at: torch's attention does."""
 
     @property
     def bytes(self) -> int:
@@ -153,13 +155,12 @@ class SlotCache(Cache):
         self._segments = segments
         self.forms_seen = []
 
-    def begin_decode(self, lengths: Tensor, width: int, prompts: Sequence[PromptKey | None] = ()) -> None:
-        """The next call to the model gives one token to each of the first rows.
+    def begin_decode(self, lengths: Tensor, width: int) -> None:
+        """The next call to the model gives one token to each of the first rows, whose `prompts` have begun a step.
 
         Args:
             lengths: [n], tokens that each row has already in its slot.
             width: how many positions are looked at, more than the longest length.
-            prompts: of each row the prompt that is kept once, or None; may be left out where all are None.
         """
         self._segments = None
         self._lengths = lengths
@@ -167,7 +168,6 @@ class SlotCache(Cache):
         self._biases = {}
         self._places = {}
         self.forms_seen = []
-        self.prompts.begin(prompts, len(lengths))
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -195,6 +195,7 @@ class SlotCache(Cache):
 
     def _written(self, *states: Tensor) -> list[Tensor]:
         """The slots [n, K, T, D] that are looked at, with the keys and values of the token in their places."""
+        self.looks_at_width = True
         rows, heads = states[0].shape[:2]
         places = self._place(heads)
         pair = self._buffers[self._layer]
