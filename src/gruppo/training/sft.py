@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from gruppo.monitor.garbage import present_objects_spared
+from gruppo.monitor.malloc import keep
 from gruppo.monitor.recorder import Recorder
 from gruppo.training.checkpoint import Checkpoints
 from gruppo.training.controls import Controls
@@ -121,7 +123,8 @@ class SFTTrainer:
     def run(self) -> None:
         """Make all steps that are left."""
         normaliser = self.normaliser
-        with self.controls.stopping_on_signals(), self.recorder.writer:
+        keep()
+        with self.controls.stopping_on_signals(), self.recorder.writer, present_objects_spared():
             while not self.controls.done:
                 start, step = time.perf_counter(), self.controls.step
                 rows = [self.rows[index] for index in self.stream.take()]
