@@ -15,25 +15,16 @@
 
 #if LANES == 16
 /* folded_n: sums of neighbouring blocks of n lanes, one of a and one of b in turn. */
-INLINE floats folded_1(floats a, floats b) {
-    return __builtin_shufflevector(a, b, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30) +
-           __builtin_shufflevector(a, b, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
-}
-
-INLINE floats folded_2(floats a, floats b) {
-    return __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
-           __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
-}
-
-INLINE floats folded_4(floats a, floats b) {
-    return __builtin_shufflevector(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27) +
-           __builtin_shufflevector(a, b, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
-}
-
-INLINE floats folded_8(floats a, floats b) {
-    return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
-           __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
-}
+#define FOLDED(n, mask, turned)                                                                               \
+    INLINE floats folded_##n(floats a, floats b) {                                                            \
+        __m512 own = _mm512_mask_blend_ps(mask, (__m512)a, (__m512)b);                                        \
+        __m512 x = _mm512_mask_blend_ps(mask, (__m512)b, (__m512)a);                                          \
+        return (floats)_mm512_add_ps(own, turned);                                                            \
+    }
+FOLDED(1, 0xaaaa, _mm512_permute_ps(x, 0xb1))
+FOLDED(2, 0xcccc, _mm512_permute_ps(x, 0x4e))
+FOLDED(4, 0xf0f0, _mm512_shuffle_f32x4(x, x, 0xb1))
+FOLDED(8, 0xff00, _mm512_shuffle_f32x4(x, x, 0x4e))
 
 /* Lane j: the sum of the lanes of x[j]. */
 INLINE floats sums_of(floats *x) {
@@ -50,33 +41,59 @@ INLINE floats sums_of(const floats *x) {
 }
 #endif
 
-/* scores[t] = scaling * query . keys[t], LANES keys at a time; what is written behind the last is of no use. */
-INLINE void score(const float *query, const element *keys, int64_t count, int size, float scaling, float *scores) {
-    for (int64_t t = 0; t < count; t += LANES) {
-        floats products[LANES];
-        for (int j = 0; j < LANES; j++) {
-            const element *key = keys + (t + j < count ? t + j : count - 1) * size;
-            floats sum = read_floats(query) * read_elements(key);
-            for (int d = LANES; d < size; d += LANES) sum += read_floats(query + d) * read_elements(key + d);
-            products[j] = sum;
-        }
-        write_floats(scores + t, sums_of(products) * scaling);
+/* A vector whose lanes sum to a . b. */
+INLINE floats products(const element *a, const element *b, int size) {
+#if defined(BFLOAT16) && defined(__AVX512BF16__)
+    __m512 sum = _mm512_setzero_ps();
+    int d = 0;
+    for (; d + 32 <= size; d += 32)
+        sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(a + d), (__m512bh)_mm512_loadu_si512(b + d));
+    for (; d < size; d += 16) {
+        __m256i x = _mm256_loadu_si256((const __m256i *)(a + d)), y = _mm256_loadu_si256((const __m256i *)(b + d));
+        sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_zextsi256_si512(x), (__m512bh)_mm512_zextsi256_si512(y));
     }
+    return (floats)sum;
+#else
+    floats sum = read_elements(a) * read_elements(b);
+    for (int d = LANES; d < size; d += LANES) sum += read_elements(a + d) * read_elements(b + d);
+    return sum;
+#endif
 }
 
-/* Scores become probabilities, 0 behind the last. */
-INLINE void softmax(float *scores, int64_t count) {
-    int64_t t, end = (count + LANES - 1) / LANES * LANES;
-    for (t = count; t < end; t++) scores[t] = scores[0];
-    floats largest = read_floats(scores);
-    for (t = LANES; t < end; t += LANES) largest = larger(read_floats(scores + t), largest);
-    float most = largest_lane(largest);
-    for (t = 0; t < end; t += LANES) write_floats(scores + t, exponential(read_floats(scores + t) - most));
-    for (t = count; t < end; t++) scores[t] = 0;
-    floats sums = read_floats(scores);
-    for (t = LANES; t < end; t += LANES) sums += read_floats(scores + t);
-    float share = 1 / sum_of(sums);
-    for (t = 0; t < end; t += LANES) write_floats(scores + t, read_floats(scores + t) * share);
+/* scores[g][t] = scaling * queries[g] . keys[t] for `queries` g, LANES keys at a time; what is written behind the last
+   is of no use. `most` becomes, lane by lane, the largest. */
+INLINE void score(const element *query, int queries, const element *keys, int64_t count, int size, float scaling,
+                  float *scores, int64_t room, floats *most) {
+    for (int64_t t = 0; t < count; t += LANES)
+        for (int g = 0; g < queries; g++) {
+            floats found[LANES];
+            for (int j = 0; j < LANES; j++)
+                found[j] = products(query + g * size, keys + (t + j < count ? t + j : count - 1) * size, size);
+            floats sums = sums_of(found) * scaling;
+            write_floats(scores + g * room + t, sums);
+            most[g] = larger(sums, most[g]);
+        }
+}
+
+/* Scores become their powers of e, 0 behind the last; gives 1 over their sum. */
+INLINE float exponentials(float *scores, int64_t count, floats most) {
+    float largest = largest_lane(most);
+    floats sums = {0};
+    int64_t t = 0;
+    for (; t + LANES <= count; t += LANES) {
+        floats each = exponential(read_floats(scores + t) - largest);
+        write_floats(scores + t, each);
+        sums += each;
+    }
+    if (t < count) {
+        floats last = {0};
+        memcpy(&last, scores + t, (count - t) * sizeof(float));
+        floats each = exponential(last - largest);
+        for (int64_t j = 0; j < LANES; j++) each[j] = j < count - t ? each[j] : 0;
+        write_floats(scores + t, each);
+        sums += each;
+    }
+    return 1 / sum_of(sums);
 }
 
 /* Keys and values of positions one behind the other: [count, size]. */
@@ -85,11 +102,12 @@ typedef struct {
     int64_t count;
 } span;
 
-/* out[g] = sum over t of probs[g][t] values[t], for `queries` g and `vectors` * LANES numbers from `from` on. Each sum
-   is kept in `steps` parts, so that enough of them are under way at a time: queries * vectors * steps is 8. */
-INLINE void weigh(const float *probs, int64_t room, const span *spans, int from, int size, int queries, int vectors,
-                  int steps, element *out) {
-    floats sums[8] = {{0}};
+/* out[g] = shares[g] times the sum over t of weights[g][t] values[t], for `queries` g and `vectors` * LANES numbers from
+   `from` on. Each sum is kept in `steps` parts, so that enough of them are under way at a time: queries * vectors *
+   steps is 8 or 16. */
+INLINE void weigh(const float *weights, int64_t room, const float *shares, const span *spans, int from, int size,
+                  int queries, int vectors, int steps, element *out) {
+    floats sums[16] = {{0}};
     for (int i = 0; i < 2; i++) {
         const element *values = spans[i].values + from;
         int64_t t = 0, count = spans[i].count;
@@ -98,42 +116,37 @@ INLINE void weigh(const float *probs, int64_t room, const span *spans, int from,
                 for (int d = 0; d < vectors; d++) {
                     floats value = read_elements(values + (t + s) * size + d * LANES);
                     for (int g = 0; g < queries; g++)
-                        sums[(s * queries + g) * vectors + d] += probs[g * room + t + s] * value;
+                        sums[(s * queries + g) * vectors + d] += weights[g * room + t + s] * value;
                 }
         for (; t < count; t++)
             for (int d = 0; d < vectors; d++) {
                 floats value = read_elements(values + t * size + d * LANES);
-                for (int g = 0; g < queries; g++) sums[g * vectors + d] += probs[g * room + t] * value;
+                for (int g = 0; g < queries; g++) sums[g * vectors + d] += weights[g * room + t] * value;
             }
-        probs += count;
+        weights += count;
     }
     for (int i = queries * vectors; i < queries * vectors * steps; i++) sums[i % (queries * vectors)] += sums[i];
     for (int g = 0; g < queries; g++)
-        for (int d = 0; d < vectors; d++) write_elements(out + g * size + d * LANES, sums[g * vectors + d]);
+        for (int d = 0; d < vectors; d++)
+            write_elements(out + g * size + d * LANES, sums[g * vectors + d] * shares[g]);
 }
 
-/* All queries of a key head over two spans: out [G, D]; scores has room for G times `room` numbers. */
-INLINE void attend(const float *queries, const span *spans, int group, int size, float scaling, float *scores,
+/* 1, 2 or 4 queries of a key head over two spans: out [queries, size]; scores has room for each times `room`. A value
+   that is read serves all of them, and one computes while the other waits for its result. */
+INLINE void attend(const element *query, int queries, const span *spans, int size, float scaling, float *scores,
                    int64_t room, element *out) {
-    for (int g = 0; g < group; g++) {
-        float *own = scores + g * room;
-        score(queries + g * size, spans[0].keys, spans[0].count, size, scaling, own);
-        score(queries + g * size, spans[1].keys, spans[1].count, size, scaling, own + spans[0].count);
-        softmax(own, spans[0].count + spans[1].count);
-    }
+    floats most[4];
+    float shares[4];
+    for (int g = 0; g < queries; g++) most[g] = (floats){0} - 3.4e38f;
+    score(query, queries, spans[0].keys, spans[0].count, size, scaling, scores, room, most);
+    score(query, queries, spans[1].keys, spans[1].count, size, scaling, scores + spans[0].count, room, most);
+    for (int g = 0; g < queries; g++)
+        shares[g] = exponentials(scores + g * room, spans[0].count + spans[1].count, most[g]);
     int vectors = size % (4 * LANES) == 0 ? 4 : size % (2 * LANES) == 0 ? 2 : 1;
-    for (int g = 0; g < group; g += 2)
-        for (int d = 0; d < size; d += vectors * LANES) {
-            const float *probs = scores + g * room;
-            element *to = out + g * size + d;
-            int two = g + 1 < group;
-            if (vectors == 4 && two) weigh(probs, room, spans, d, size, 2, 4, 1, to);
-            else if (vectors == 4) weigh(probs, room, spans, d, size, 1, 4, 2, to);
-            else if (vectors == 2 && two) weigh(probs, room, spans, d, size, 2, 2, 2, to);
-            else if (vectors == 2) weigh(probs, room, spans, d, size, 1, 2, 4, to);
-            else if (two) weigh(probs, room, spans, d, size, 2, 1, 4, to);
-            else weigh(probs, room, spans, d, size, 1, 1, 8, to);
-        }
+    for (int d = 0; d < size; d += vectors * LANES)
+        if (vectors == 4) weigh(scores, room, shares, spans, d, size, queries, 4, queries > 1 ? 1 : 2, out + d);
+        else if (vectors == 2) weigh(scores, room, shares, spans, d, size, queries, 2, 4 / queries, out + d);
+        else weigh(scores, room, shares, spans, d, size, queries, 1, 8 / queries, out + d);
 }
 
 /* Rows of one call. A row without a prompt has prompt_lengths 0; without any, these are null. */
@@ -150,7 +163,7 @@ typedef struct {
     element *out; /* [n, K, G, D] */
 } call;
 
-static void attend_row(const call *c, int64_t row, int64_t head, float *scores, float *query, int64_t room) {
+static void attend_row(const call *c, int64_t row, int64_t head, float *scores, int64_t room) {
     int64_t at = row * c->heads + head, size = c->size, numbers = c->group * size;
     int64_t end = c->lengths[row] + 1, first = c->window && end > c->window ? end - c->window : 0;
     int64_t before = c->prompt_lengths ? c->prompt_lengths[row] : 0, slot = (at * c->positions + first) * size;
@@ -164,8 +177,13 @@ static void attend_row(const call *c, int64_t row, int64_t head, float *scores, 
         int64_t place = head * before * size;
         spans[0] = (span){c->prompt_keys[row] + place, c->prompt_values[row] + place, before};
     }
-    for (int64_t d = 0; d < numbers; d += LANES) write_floats(query + d, read_elements(c->queries + at * numbers + d));
-#define WITH_SIZE(D) attend(query, spans, c->group, D, c->scaling, scores, room, c->out + at * numbers)
+    const element *queries = c->queries + at * numbers;
+    element *out = c->out + at * numbers;
+#define WITH(D, QUERIES) \
+    for (; group - g >= QUERIES; g += QUERIES) \
+        attend(queries + g * D, QUERIES, spans, D, c->scaling, scores, room, out + g * D)
+#define WITH_SIZE(D) WITH(D, 4); WITH(D, 2); WITH(D, 1)
+    int64_t g = 0, group = c->group;
     switch (size) { /* loops of a known length are unrolled */
         case 16: WITH_SIZE(16); break;
         case 32: WITH_SIZE(32); break;
@@ -184,11 +202,11 @@ int decode_attention(const call *c, int threads) {
     int failed = 0;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-        float *scores = malloc((c->group * room + c->group * c->size) * sizeof(float));
+        float *scores = malloc(4 * room * sizeof(float));
         if (!scores) failed = 1;
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < c->rows * c->heads; i++)
-            if (scores) attend_row(c, i % c->rows, i / c->rows, scores, scores + c->group * room, room);
+            if (scores) attend_row(c, i % c->rows, i / c->rows, scores, room);
         free(scores);
     }
     return failed;
