@@ -1,0 +1,179 @@
+"""Rotary embedding and gated activation on a CPU, by kernels of our own where the machine has a C compiler.
+
+Legend: B rows, T tokens, H heads, K key heads, D their size, I width of the MLP.
+
+Both are arithmetic number by number, for which torch writes an array per operator: rotary embedding is ten of them and
+fills its gradients with zeros first, a gated MLP keeps silu(gate) beside gate and up. `pointwise.c` reads and writes
+once. Compiled and checked as `rollout.decode_attention`; `rollout.parts` puts them into models.
+"""
+
+import ctypes
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gruppo.monitor import native
+from gruppo.monitor.native import KINDS
+from gruppo.rollout.decode_attention import TOLERANCE
+
+SOURCE = Path(__file__).with_suffix(".c")
+POINTER, SIZE, COUNT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+
+
+@functools.cache
+def _library(dtype: torch.dtype) -> ctypes.CDLL | None:
+    library = native.load(SOURCE, KINDS[str(dtype)]) if str(dtype) in KINDS else None
+    if library is not None:
+        library.rotary.argtypes = [*[POINTER] * 6, *[SIZE] * 5, COUNT, COUNT]
+        library.gated.argtypes = [*[POINTER] * 3, SIZE, COUNT]
+        library.gated_backward.argtypes = [*[POINTER] * 5, SIZE, COUNT]
+        library.rotary.restype = library.gated.restype = library.gated_backward.restype = None
+    return library
+
+
+def takes_rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> bool:
+    """Whether the kernel is there and made for such queries, keys, cosines and sines: as `rotary` says, D even."""
+    if q.dim() != 4 or cos.dim() != 3 or type(q) is not Tensor or cos.requires_grad or sin.requires_grad:
+        return False
+    rows, _, tokens, size = q.shape
+    shape = cos.shape
+    fits = k.shape == (rows, k.shape[1], tokens, size) and shape == sin.shape and size % 2 == 0
+    fits = fits and (shape == (rows, tokens, size) or shape == (1, tokens, size))
+    alike = q.dtype == k.dtype == cos.dtype == sin.dtype and q.is_cpu and k.is_cpu and cos.is_cpu and sin.is_cpu
+    return fits and alike and available(q.dtype)
+
+
+def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """x cos + (-b, a) sin for x = (a, b), the halves of each head: of q and of k, which lie in memory as [B, T, H, D].
+
+    Args:
+        q: [B, H, T, D].
+        k: [B, K, T, D].
+        cos: [B, T, D], or [1, T, D] for all rows.
+        sin: of the same shape.
+    """
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad):
+        return _Rotary.apply(q, k, cos, sin)  # pyright: ignore[reportReturnType]
+    return _turned(q, k, cos, sin, back=False)
+
+
+def _turned(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *, back: bool) -> tuple[Tensor, Tensor]:
+    library = _library(q.dtype)
+    assert library is not None
+    q, k, cos, sin = _by_token(q), _by_token(k), cos.contiguous(), sin.contiguous()
+    out_q, out_k = torch.empty_like(q), torch.empty_like(k)
+    rows, heads, tokens, size = q.shape
+    places = [each.data_ptr() for each in (q, k, cos, sin, out_q, out_k)]
+    period, threads = cos.shape[0] * tokens, torch.get_num_threads()
+    library.rotary(*places, rows * tokens, period, heads, k.shape[1], size, back, threads)
+    return out_q, out_k
+
+
+def _by_token(x: Tensor) -> Tensor:
+    """x [B, H, T, D] as it is where it lies in memory as [B, T, H, D]; else a copy that does."""
+    turned = x.transpose(1, 2)
+    return x if turned.is_contiguous() else turned.contiguous().transpose(1, 2)
+
+
+class _Rotary(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Any:  # pyright: ignore
+        ctx.save_for_backward(cos, sin)
+        return _turned(q, k, cos, sin, back=False)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return *_turned(*grads, *ctx.saved_tensors, back=True), None, None
+
+
+def takes_gated(gate: Tensor, up: Tensor) -> bool:
+    """Whether the kernel is there and made for such numbers."""
+    alike = gate.dtype == up.dtype and gate.shape == up.shape and gate.is_cpu and up.is_cpu
+    return alike and type(gate) is type(up) is Tensor and available(gate.dtype)
+
+
+def gated(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up = gate / (1 + e^-gate) * up; of the backward pass only these two are kept.
+
+    Args:
+        gate: [..., I].
+        up: of the same shape and kind.
+    """
+    if torch.is_grad_enabled() and (gate.requires_grad or up.requires_grad):
+        return _Gated.apply(gate, up)  # pyright: ignore[reportReturnType]
+    return _product(gate.contiguous(), up.contiguous())
+
+
+def _product(gate: Tensor, up: Tensor) -> Tensor:
+    library = _library(gate.dtype)
+    assert library is not None
+    out = torch.empty_like(gate)
+    library.gated(gate.data_ptr(), up.data_ptr(), out.data_ptr(), gate.numel(), torch.get_num_threads())
+    return out
+
+
+class _Gated(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:  # pyright: ignore
+        gate, up = gate.contiguous(), up.contiguous()
+        ctx.save_for_backward(gate, up)
+        return _product(gate, up)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        gate, up = ctx.saved_tensors
+        library = _library(gate.dtype)
+        assert library is not None
+        grad, of_gate, of_up = grad.contiguous(), torch.empty_like(gate), torch.empty_like(up)
+        places = [each.data_ptr() for each in (gate, up, grad, of_gate, of_up)]
+        library.gated_backward(*places, gate.numel(), torch.get_num_threads())
+        return of_gate, of_up
+
+
+@functools.cache
+def available(dtype: torch.dtype) -> bool:
+    """Whether the kernels are there for this kind of number, and give torch's results and gradients."""
+    if _library(dtype) is None:
+        return False
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(dtype)
+
+    pairs = [((4 * normal(3, count), normal(3, count)), gated, lambda gate, up: F.silu(gate) * up) for count in (1, 37)]
+    for size in (6, 32, 80):
+        q, k, cos, sin = normal(2, 3, 5, size), normal(2, 3, 2, size), normal(2, 3, size), normal(2, 3, size)
+        turn = functools.partial(_by_torch, cos=cos, sin=sin)
+        pairs.append(((q.transpose(1, 2), k.transpose(1, 2)), functools.partial(rotary, cos=cos, sin=sin), turn))
+    return all(same(kernel, plain, inputs) for inputs, kernel, plain in pairs)
+
+
+def _by_torch(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> list[Tensor]:
+    halves = [torch.cat((-x[..., x.shape[-1] // 2 :], x[..., : x.shape[-1] // 2]), dim=-1) for x in (q, k)]
+    return [x * cos[:, None] + half * sin[:, None] for x, half in zip((q, k), halves, strict=True)]
+
+
+@torch.inference_mode(mode=False)
+@torch.enable_grad()
+def same(kernel: Callable[..., Any], plain: Callable[..., Any], inputs: tuple[Tensor, ...]) -> bool:
+    """Whether two functions give the same, one tensor or several, and the same gradients."""
+    found: list[list[Tensor]] = []
+    for function in (kernel, plain):
+        wanted = [each.detach().clone().requires_grad_() for each in inputs]
+        out = function(*wanted)
+        outs = [out] if isinstance(out, Tensor) else list(out)
+        grads = [torch.linspace(-1, 1, each.numel()).view(each.shape).to(each.dtype) for each in outs]
+        found.append([*(each.detach() for each in outs), *torch.autograd.grad(outs, wanted, grads)])
+    return len(found[0]) == len(found[1]) and all(map(_close, *found))
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    close = TOLERANCE[a.dtype]
+    return torch.allclose(a, b, atol=close * max(1.0, float(b.abs().max())), rtol=close)
