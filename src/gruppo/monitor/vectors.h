@@ -75,19 +75,33 @@ typedef float element;
 /* `rest` elements, LANES at most, and zeros behind them: the end of an array goes through the arithmetic of the others. */
 INLINE floats read_some(const element *from, int64_t rest) {
     if (rest >= LANES) return read_elements(from);
+#if defined(__AVX512F__) && !defined(BFLOAT16)
+    return (floats)_mm512_maskz_loadu_ps((1 << rest) - 1, from);
+#elif defined(__AVX512BW__) && defined(__AVX512VL__)
+    return (floats)(widened((halves)_mm256_maskz_loadu_epi16((1 << rest) - 1, from)) << 16);
+#else
     element last[LANES] = {0};
     memcpy(last, from, rest * sizeof(element));
     return read_elements(last);
+#endif
 }
 
 INLINE void write_some(element *to, floats x, int64_t rest) {
     if (rest >= LANES) {
         write_elements(to, x);
-    } else {
-        element last[LANES];
-        write_elements(last, x);
-        memcpy(to, last, rest * sizeof(element));
+        return;
     }
+#if defined(__AVX512F__) && !defined(BFLOAT16)
+    _mm512_mask_storeu_ps(to, (1 << rest) - 1, (__m512)x);
+#else
+    element last[LANES];
+    write_elements(last, x);
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+    _mm256_mask_storeu_epi16(to, (1 << rest) - 1, _mm256_loadu_si256((__m256i *)last));
+#else
+    memcpy(to, last, rest * sizeof(element));
+#endif
+#endif
 }
 
 INLINE floats choose(ints where, floats yes, floats no) {

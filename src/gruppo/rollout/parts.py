@@ -112,6 +112,7 @@ class _Map(nn.Module):
         return linear(x, self._weight)
 
 
+@torch.inference_mode(mode=False)
 def _alike(part: nn.Module, dtype: torch.dtype) -> bool:
     """Whether the MLP's own forward is that by the kernel, tried with small maps in place of its own."""
     twin = copy.copy(part)
@@ -181,6 +182,7 @@ def _turn_of(module: ModuleType) -> _Turn | None:
         return found
 
 
+@torch.inference_mode(mode=False)
 def _turns_alike(own: Callable[..., Any], dtype: torch.dtype) -> bool:
     """Whether a module's function is the kernel's: as prompts come, as rows decode, and with one row's angles."""
     generator = torch.Generator().manual_seed(0)

@@ -136,6 +136,7 @@ class _Gated(torch.autograd.Function):
 
 
 @functools.cache
+@torch.inference_mode(mode=False)
 def available(dtype: torch.dtype) -> bool:
     """Whether the kernels are there for this kind of number, and give torch's results and gradients."""
     if _library(dtype) is None:
