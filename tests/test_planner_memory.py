@@ -20,8 +20,8 @@ from gruppo.planner.devices import cpu, named_device
 from gruppo.planner.models import adapter_parameters
 from gruppo.planner.workload import Workload, largest_micro_batch
 from gruppo.rollout import continuous, packed_weights, sampling, shared_prompts, slots
-from gruppo.rollout.parts import KernelParts
 from gruppo.rollout.local import LocalEngine
+from gruppo.rollout.parts import KernelParts
 from gruppo.rollout.vllm.settings import CPU_GIB, GPU_SHARE
 from gruppo.training import head
 from gruppo.training.head import Head

@@ -10,7 +10,7 @@ full fine-tuning and LoRA:
    bfloat16 each of them makes a copy of its own.
 3. A norm's weight, where it is trained, wants the normalised input too.
 4. By the kernels (`gruppo.rollout.parts`), on a CPU, a norm saves its input as it is, and its roots; a gated MLP saves
-   gate and up, and not silu(gate). Rotary embedding saves the angles, which all layers share, by the kernel and without.
+   gate and up, and not silu(gate). Rotary embedding saves the angles, which all layers share, with them and without.
 """
 
 from collections.abc import Mapping
