@@ -255,6 +255,5 @@ def test_found_while_nothing_is_recorded() -> None:
 
 
 def test_without_the_kernels_nothing_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gruppo.rollout.parts._TURNS", {})
     monkeypatch.setattr("gruppo.rollout.parts.available", lambda dtype: False)
     assert counts(KernelParts(tiny("qwen2"))) == (0, 0)

@@ -171,15 +171,16 @@ _TURNS: dict[str, _Turn] = {}
 
 def _turn_of(module: ModuleType) -> _Turn | None:
     """That of a module whose function the kernel takes; None for one that has none, or another."""
+    kinds = [dtype for dtype in KINDS if available(dtype)]
     with _LOCK:
         own, known = vars(module).get(ROTARY), _TURNS.get(module.__name__)
-        if known is not None and (own is known.own or own is known.quick):
-            return known
-        kinds = [dtype for dtype in KINDS if available(dtype)]
-        if not callable(own) or not kinds or not all(_turns_alike(own, dtype) for dtype in kinds):
+        if not callable(own) or not kinds:
             return None
-        _TURNS[module.__name__] = found = _Turn(module, own)  # pyright: ignore[reportArgumentType]
-        return found
+        if known is None or (own is not known.own and own is not known.quick):
+            if not all(_turns_alike(own, dtype) for dtype in kinds):
+                return None
+            known = _TURNS[module.__name__] = _Turn(module, own)  # pyright: ignore[reportArgumentType]
+        return known
 
 
 @torch.inference_mode(mode=False)
