@@ -196,8 +196,8 @@ def in_a_thread(call: Callable[[], Any]) -> Any:
 
 
 def test_a_thread_that_has_not_entered_computes_by_torch() -> None:
-    cos, sin = normal(2, 5, 16, seed=2), normal(2, 5, 16, seed=3)
-    q, k = normal(2, 5, 4, 16).transpose(1, 2), normal(2, 5, 2, 16, seed=1).transpose(1, 2)
+    cos, sin = normal(2, 5, 16, seed=2).bfloat16(), normal(2, 5, 16, seed=3).bfloat16()
+    q, k = (normal(2, 5, count, 16, seed=count).bfloat16().transpose(1, 2) for count in (4, 2))
     parts = KernelParts(tiny("qwen2"))
     own, quick = OWN(q, k, cos, sin), rotary(q, k, cos, sin)
     assert not torch.equal(own[0], quick[0])
@@ -215,8 +215,10 @@ def test_a_thread_that_has_not_entered_computes_by_torch() -> None:
         assert not in_a_thread(entered)
         meanwhile = modeling_qwen2.apply_rotary_pos_emb
         assert not is_own()
-        by_head = modeling_qwen2.apply_rotary_pos_emb(q.transpose(1, 2), k.transpose(1, 2), cos, sin, unsqueeze_dim=2)
-        assert torch.equal(by_head[0].transpose(1, 2), own[0])
+        square = [normal(2, 5, 5, 16, seed=seed).bfloat16() for seed in (4, 5)]  # as many heads as tokens
+        for more, named in (([], {"unsqueeze_dim": 2}), ([2], {})):
+            by_head = modeling_qwen2.apply_rotary_pos_emb(*square, cos, sin, *more, **named)
+            assert torch.equal(by_head[0], OWN(*square, cos, sin, 2)[0])
         half = [each.half() for each in (q, k, cos, sin)]
         assert torch.equal(modeling_qwen2.apply_rotary_pos_emb(*half)[1], OWN(*half)[1])
         by_name = modeling_qwen2.apply_rotary_pos_emb(q=q, k=k, cos=cos, sin=sin)

@@ -26,13 +26,13 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from gruppo.rollout.layers import Layer, Norms
+from gruppo.rollout.packed_weights import DTYPES
 from gruppo.rollout.pointwise import available, gated, rotary, same, takes_gated, takes_rotary
 
 ROTARY = "apply_rotary_pos_emb"
 """The function's name in transformers' modules."""
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 """The maps of a gated MLP, whose activation is `act_fn`."""
-KINDS = (torch.float32, torch.bfloat16)
 
 Turn = Callable[..., tuple[Tensor, Tensor]]
 
@@ -171,7 +171,7 @@ _TURNS: dict[str, _Turn] = {}
 
 def _turn_of(module: ModuleType) -> _Turn | None:
     """That of a module whose function the kernel takes; None for one that has none, or another."""
-    kinds = [dtype for dtype in KINDS if available(dtype)]
+    kinds = [dtype for dtype in DTYPES if available(dtype)]
     with _LOCK:
         own, known = vars(module).get(ROTARY), _TURNS.get(module.__name__)
         if not callable(own) or not kinds:
