@@ -18,22 +18,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gruppo.monitor import native
-from gruppo.monitor.native import KINDS
 from gruppo.rollout.decode_attention import TOLERANCE
 
 SOURCE = Path(__file__).with_suffix(".c")
 POINTER, SIZE, COUNT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 
 
+ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "rotary": (*[POINTER] * 6, *[SIZE] * 5, COUNT, COUNT),
+    "gated": (*[POINTER] * 3, SIZE, COUNT),
+    "gated_backward": (*[POINTER] * 5, SIZE, COUNT),
+}
+"""Of the kernels."""
+
+
 @functools.cache
-def _library(dtype: torch.dtype) -> ctypes.CDLL | None:
-    library = native.load(SOURCE, KINDS[str(dtype)]) if str(dtype) in KINDS else None
-    if library is not None:
-        library.rotary.argtypes = [*[POINTER] * 6, *[SIZE] * 5, COUNT, COUNT]
-        library.gated.argtypes = [*[POINTER] * 3, SIZE, COUNT]
-        library.gated_backward.argtypes = [*[POINTER] * 5, SIZE, COUNT]
-        library.rotary.restype = library.gated.restype = library.gated_backward.restype = None
-    return library
+def _kernel(dtype: torch.dtype, name: str) -> Callable[..., None] | None:
+    return native.function(SOURCE, dtype, name, ARGUMENTS[name], None)
 
 
 def takes_rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> bool:
@@ -63,14 +64,14 @@ def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tens
 
 
 def _turned(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *, back: bool) -> tuple[Tensor, Tensor]:
-    library = _library(q.dtype)
-    assert library is not None
+    turn = _kernel(q.dtype, "rotary")
+    assert turn is not None
     q, k, cos, sin = _by_token(q), _by_token(k), cos.contiguous(), sin.contiguous()
     out_q, out_k = torch.empty_like(q), torch.empty_like(k)
     rows, heads, tokens, size = q.shape
     places = [each.data_ptr() for each in (q, k, cos, sin, out_q, out_k)]
     period, threads = cos.shape[0] * tokens, torch.get_num_threads()
-    library.rotary(*places, rows * tokens, period, heads, k.shape[1], size, back, threads)
+    turn(*places, rows * tokens, period, heads, k.shape[1], size, back, threads)
     return out_q, out_k
 
 
@@ -110,10 +111,9 @@ def gated(gate: Tensor, up: Tensor) -> Tensor:
 
 
 def _product(gate: Tensor, up: Tensor) -> Tensor:
-    library = _library(gate.dtype)
-    assert library is not None
-    out = torch.empty_like(gate)
-    library.gated(gate.data_ptr(), up.data_ptr(), out.data_ptr(), gate.numel(), torch.get_num_threads())
+    multiply, out = _kernel(gate.dtype, "gated"), torch.empty_like(gate)
+    assert multiply is not None
+    multiply(gate.data_ptr(), up.data_ptr(), out.data_ptr(), gate.numel(), torch.get_num_threads())
     return out
 
 
@@ -127,11 +127,11 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         gate, up = ctx.saved_tensors
-        library = _library(gate.dtype)
-        assert library is not None
+        backward = _kernel(gate.dtype, "gated_backward")
+        assert backward is not None
         grad, of_gate, of_up = grad.contiguous(), torch.empty_like(gate), torch.empty_like(up)
         places = [each.data_ptr() for each in (gate, up, grad, of_gate, of_up)]
-        library.gated_backward(*places, gate.numel(), torch.get_num_threads())
+        backward(*places, gate.numel(), torch.get_num_threads())
         return of_gate, of_up
 
 
@@ -139,7 +139,7 @@ class _Gated(torch.autograd.Function):
 @torch.inference_mode(mode=False)
 def available(dtype: torch.dtype) -> bool:
     """Whether the kernels are there for this kind of number, and give torch's results and gradients."""
-    if _library(dtype) is None:
+    if _kernel(dtype, "gated") is None:
         return False
     generator = torch.Generator().manual_seed(0)
 
