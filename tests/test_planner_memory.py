@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,8 +20,8 @@ from gruppo.planner.devices import cpu, named_device
 from gruppo.planner.models import adapter_parameters
 from gruppo.planner.workload import Workload, largest_micro_batch
 from gruppo.rollout import continuous, packed_weights, sampling, shared_prompts, slots
-from gruppo.rollout.layers import Norms
 from gruppo.rollout.local import LocalEngine
+from gruppo.rollout.parts import KernelParts
 from gruppo.rollout.vllm.settings import CPU_GIB, GPU_SHARE
 from gruppo.training import head
 from gruppo.training.head import Head
@@ -76,8 +77,8 @@ def kept_by_autograd(model: torch.nn.Module, *, kernels: bool = False) -> float:
         alive.append(tensor)
         return tensor
 
-    norms = Norms(model).taken() if kernels else nullcontext()
-    with attending_by_trees(model), norms, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    parts = KernelParts(model).taken() if kernels else nullcontext()
+    with attending_by_trees(model), parts, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         Head(model).hidden(batch)
     return sum(seen.values()) / batch.input_ids.shape[1]
 
@@ -98,7 +99,7 @@ def test_a_layer_keeps_exactly_the_tensors_that_are_named(
 @pytest.mark.parametrize("rank", [0, 4])
 @pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 4), (torch.bfloat16, 2)])
 @pytest.mark.parametrize("family", ["qwen2", "llama", "qwen3"])
-def test_and_with_norms_by_the_kernel(family: str, dtype: torch.dtype, size: int, rank: int) -> None:
+def test_and_with_norms_and_mlps_by_the_kernels(family: str, dtype: torch.dtype, size: int, rank: int) -> None:
     """The heads of this qwen3 have 8 numbers: its norms of queries and keys are torch's."""
     models = [qwen3(layers) if family == "qwen3" else tiny(family, num_hidden_layers=layers) for layers in (3, 4)]
     shape = sizes(models[0])
@@ -106,7 +107,15 @@ def test_and_with_norms_by_the_kernel(family: str, dtype: torch.dtype, size: int
     named = saved_bytes(shape, size, rank, LINEAR, kernels=True)
     assert four - three == pytest.approx(sum(named.values()), rel=1e-9)
     spared = sum(saved_bytes(shape, size, rank, LINEAR).values()) - sum(named.values())
-    assert spared == 2 * 32 * {(4, 0): 4, (4, 4): 0, (2, 0): 2 + 2, (2, 4): 2}[size, rank]
+    of_norms = 2 * 32 * {(4, 0): 4, (4, 4): 0, (2, 0): 2 + 2, (2, 4): 2}[size, rank]
+    assert spared == of_norms + 48 * size  # silu(gate)
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "phi3", "qwen3_moe", "mixtral"])
+def test_other_mlps_keep_their_activation(family: str) -> None:
+    shape = replace(sizes(tiny()), family=family)
+    named = saved_bytes(shape, 4, 0, LINEAR, kernels=True)
+    assert named["gate, its activation if kept, up"] == 3 * 48 * 4
 
 
 def test_a_layer_of_qwen2_by_hand() -> None:
@@ -278,7 +287,7 @@ def test_recomputing_keeps_a_boundary_per_layer_and_one_layer() -> None:
     plain = memory.forecast_memory(config(), shape, work, cpu(1)).update["activations"]
     less = memory.forecast_memory(config(gradient_checkpointing=True), shape, work, cpu(1)).update["activations"]
     hidden = 2 * tokens * 32 * 4
-    layer = 1944 - 2 * 32 * 4  # without what is normalised
+    layer = 1944 - 2 * 32 * 4 - 48 * 4  # without what is normalised, and silu(gate)
     assert plain == hidden + tokens * (2 * layer + 32 * 2 * 4)
     assert less == hidden + tokens * (2 * 32 * 4 + layer)
 

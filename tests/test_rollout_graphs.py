@@ -37,6 +37,7 @@ def operators_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gruppo.rollout.local.available", lambda dtype: True)
     monkeypatch.setattr("gruppo.rollout.packed_weights.takes_linear", lambda *_: False)
     monkeypatch.setattr("gruppo.rollout.layers._epsilon", lambda part: None)
+    monkeypatch.setattr("gruppo.rollout.parts.available", lambda dtype: False)
 
 
 def called_again(call: Callable[[], None]) -> Callable[[], None]:

@@ -12,6 +12,7 @@ from gruppo.config.schema import Config
 from gruppo.errors import ConfigError, ModelError
 from gruppo.monitor.diagnosis import rules
 from gruppo.rollout.local import LocalEngine
+from gruppo.rollout.parts import KernelParts
 from gruppo.training.logprobs import token_logprobs
 from gruppo.training.losses import LossSettings
 from gruppo.training.optimizers import MasterWeights
@@ -100,7 +101,9 @@ def test_the_difference_is_the_precisions_and_is_corrected_by_the_weights():
     rows = rows_of(drawn, [prompt for prompt in prompts for _ in range(4)])
     (micro,) = micro_batches(rows, 4000, CPU)
     sampler = micro.loss_tokens.sampler_logprobs
-    own, trainer = (token_logprobs(each, micro, 1.0).logprobs.detach() for each in (copied, model))
+    with KernelParts(copied).taken():  # which round once where torch's operators round several times
+        own = token_logprobs(copied, micro, 1.0).logprobs.detach()
+    trainer = token_logprobs(model, micro, 1.0).logprobs.detach()
     assert float((own - sampler).abs().max()) < 0.03
     differences = trainer - sampler
     assert 1e-3 < float(differences.abs().max()) < 0.1

@@ -35,10 +35,27 @@ typedef uint16_t element;
 typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
 typedef uint32_t words __attribute__((vector_size(4 * LANES)));
 
+/* As __builtin_convertvector, for which a compiler takes up to four instructions. */
+INLINE words widened(halves upper) {
+#ifdef __AVX512F__
+    return (words)_mm512_cvtepu16_epi32((__m256i)upper);
+#else
+    return __builtin_convertvector(upper, words);
+#endif
+}
+
+INLINE halves narrowed(words lower) {
+#ifdef __AVX512F__
+    return (halves)_mm512_cvtepi32_epi16((__m512i)lower);
+#else
+    return __builtin_convertvector(lower, halves);
+#endif
+}
+
 INLINE floats read_elements(const element *from) {
     halves upper;
     memcpy(&upper, from, sizeof upper);
-    return (floats)(__builtin_convertvector(upper, words) << 16);
+    return (floats)(widened(upper) << 16);
 }
 
 /* To the nearest, ties to even, as torch rounds; what is not a number stays one. */
@@ -46,7 +63,7 @@ INLINE void write_elements(element *to, floats x) {
     words bits = (words)x;
     words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     words quiet = (words)(x != x);
-    halves upper = __builtin_convertvector((rounded & ~quiet) | (0x7fc0 & quiet), halves);
+    halves upper = narrowed((rounded & ~quiet) | (0x7fc0 & quiet));
     memcpy(to, &upper, sizeof upper);
 }
 #else
@@ -54,6 +71,38 @@ typedef float element;
 #define read_elements read_floats
 #define write_elements write_floats
 #endif
+
+/* `rest` elements, LANES at most, and zeros behind them: the end of an array goes through the arithmetic of the others. */
+INLINE floats read_some(const element *from, int64_t rest) {
+    if (rest >= LANES) return read_elements(from);
+#if defined(__AVX512F__) && !defined(BFLOAT16)
+    return (floats)_mm512_maskz_loadu_ps((1 << rest) - 1, from);
+#elif defined(__AVX512BW__) && defined(__AVX512VL__)
+    return (floats)(widened((halves)_mm256_maskz_loadu_epi16((1 << rest) - 1, from)) << 16);
+#else
+    element last[LANES] = {0};
+    memcpy(last, from, rest * sizeof(element));
+    return read_elements(last);
+#endif
+}
+
+INLINE void write_some(element *to, floats x, int64_t rest) {
+    if (rest >= LANES) {
+        write_elements(to, x);
+        return;
+    }
+#if defined(__AVX512F__) && !defined(BFLOAT16)
+    _mm512_mask_storeu_ps(to, (1 << rest) - 1, (__m512)x);
+#else
+    element last[LANES];
+    write_elements(last, x);
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+    _mm256_mask_storeu_epi16(to, (1 << rest) - 1, _mm256_loadu_si256((__m256i *)last));
+#else
+    memcpy(to, last, rest * sizeof(element));
+#endif
+#endif
+}
 
 INLINE floats choose(ints where, floats yes, floats no) {
     return (floats)(((ints)yes & where) | ((ints)no & ~where));
@@ -94,10 +143,10 @@ INLINE float largest_lane(floats x) {
     return x[0];
 }
 
-/* e to the power of x <= 0, within 2 units in the last place, by x = n log 2 + r and a polynomial in r. The constant
+/* e to the power of x <= 87, within 2 units in the last place, by x = n log 2 + r and a polynomial in r. The constant
    2^23 + 2^22 rounds to a whole number, which then stands in the lowest bits. Below -87: as at -87. NaN stays NaN. */
 INLINE floats exponential(floats x) {
-    x = choose(x < -87.0f, x * 0 - 87.0f, x);
+    x = larger((floats){0} - 87.0f, x);
     floats shifted = x * 1.44269504f + 12582912.0f;
     floats n = shifted - 12582912.0f;
     floats r = x - n * 0.693145752f - n * 1.42860677e-6f;

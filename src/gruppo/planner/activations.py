@@ -9,7 +9,8 @@ full fine-tuning and LoRA:
 2. A map whose weight is frozen saves nothing. An adapter saves its map's input, in float32, since adapters are: under
    bfloat16 each of them makes a copy of its own.
 3. A norm's weight, where it is trained, wants the normalised input too.
-4. By the kernel for norms (`gruppo.rollout.layers`), on a CPU, a norm saves its input as it is, and its roots.
+4. By the kernels (`gruppo.rollout.parts`), on a CPU, a norm saves its input as it is, and its roots; a gated MLP saves
+   gate and up, and not silu(gate). Rotary embedding saves the angles, which all layers share, with them and without.
 """
 
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from gruppo.planner.models import adapted
 FLOAT32 = 4
 LANES = 16
 """Norms of so many numbers, or a multiple, are computed by the kernel."""
+OTHER_MLPS = ("gemma", "phi", "mixtral")
+"""Families whose MLPs the kernel does not take: another activation, gate and up in one map, or experts."""
 
 
 def saved_bytes(
@@ -32,7 +35,7 @@ def saved_bytes(
         size: bytes of a number in the model's precision.
         lora_rank: 0: every weight is trained.
         targets: what LoRA adapts.
-        kernels: norms go by the kernel, where it takes them.
+        kernels: norms and gated MLPs go by the kernels, where those take them.
     """
     if shape.family == "gpt2":
         return _gpt2(shape, size)
@@ -40,7 +43,7 @@ def saved_bytes(
     return {
         **_norms(shape, size, lora_rank, maps, kernels),
         **_attention(shape, size),
-        **_mlp(shape, size, lora_rank, maps),
+        **_mlp(shape, size, lora_rank, maps, kernels),
     } | (_adapters(size, lora_rank, maps) if lora_rank else {})
 
 
@@ -75,8 +78,9 @@ def _attention(shape: ModelShape, size: int) -> dict[str, float]:
     }
 
 
-def _mlp(shape: ModelShape, size: int, rank: int, maps: Mapping[str, object]) -> dict[str, float]:
-    found: dict[str, float] = {"gate, its activation, up": 3 * shape.inner * size}
+def _mlp(shape: ModelShape, size: int, rank: int, maps: Mapping[str, object], kernels: bool) -> dict[str, float]:
+    taken = kernels and not shape.family.startswith(OTHER_MLPS) and "moe" not in shape.family
+    found: dict[str, float] = {"gate, its activation if kept, up": (2 if taken else 3) * shape.inner * size}
     if not rank or (size == FLOAT32 and "down_proj" in maps):
         found["product = input of down"] = shape.inner * size
     return found

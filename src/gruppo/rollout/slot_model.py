@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gruppo.rollout.graphs import PlainSteps, StepRunner, round_rows
-from gruppo.rollout.layers import Norms
 from gruppo.rollout.packed_weights import PackedWeights
+from gruppo.rollout.parts import KernelParts
 from gruppo.rollout.shared_prompts import BLOCK, SHARED_ROWS, SHARED_TOKENS, PromptKey
 from gruppo.rollout.slots import Segment, SlotCache, attention_configs, slot_attention_in
 from gruppo.types import GroupRequest
@@ -60,7 +60,7 @@ class SlotModel:
         self._block = 1 if rows_step is None else BLOCK
         self._configs = attention_configs(model)
         self.packed = PackedWeights(model)
-        self._norms = Norms(model)
+        self._parts = KernelParts(model)
         self.device = next(model.parameters()).device
         self.steps = PlainSteps(self.rows_step, self.device) if steps is None else steps
         self._kept: SlotCache | None = None
@@ -177,7 +177,7 @@ class SlotModel:
             "logits_to_keep": 1,
             "slots": cache,
         }
-        with slot_attention_in(self._configs), self._norms.taken():
+        with slot_attention_in(self._configs), self._parts.taken():
             self.packed.enter()
             try:
                 return self._model(**inputs).logits

@@ -25,15 +25,8 @@ typedef struct {
 /* z of LANES tokens from j on; behind the vocabulary's end, and where a token is impossible, LEAST. */
 INLINE floats scaled(const call *c, const element *row, int64_t j) {
     int64_t rest = c->vocabulary - j;
-    floats x;
-    if (rest >= LANES) {
-        x = read_elements(row + j);
-    } else {
-        element last[LANES] = {0};
-        memcpy(last, row + j, rest * sizeof(element));
-        x = read_elements(last);
-        for (int lane = (int)rest; lane < LANES; lane++) x[lane] = LEAST;
-    }
+    floats x = read_some(row + j, rest);
+    for (int lane = (int)rest; lane < LANES; lane++) x[lane] = LEAST;
     if (c->temperature != 1) x /= c->temperature;
     return larger((floats){0} + LEAST, x);
 }
@@ -70,13 +63,7 @@ static void backward_row(const call *c, int64_t token) {
     for (int64_t j = 0; j < c->vocabulary; j += LANES) {
         floats x = power(scaled(c, row, j) - normaliser) * -factor;
         if (target >= j && target < j + LANES) x[target - j] += factor;
-        if (c->vocabulary - j >= LANES) {
-            write_elements(row + j, x);
-        } else {
-            element last[LANES];
-            write_elements(last, x);
-            memcpy(row + j, last, (c->vocabulary - j) * sizeof(element));
-        }
+        write_some(row + j, x, c->vocabulary - j);
     }
 }
 

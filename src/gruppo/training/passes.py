@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from gruppo.rollout.layers import Norms
+from gruppo.rollout.parts import KernelParts
 from gruppo.training.head import Head, backward_in_pieces, pieces
 from gruppo.training.logprobs import (
     TokenLogprobs,
@@ -133,7 +133,7 @@ class TreePasses:
     def __init__(self, model: nn.Module, token_budget: int) -> None:
         self._model = model
         self._head = Head(model)
-        self._norms = Norms(model)
+        self._parts = KernelParts(model)
         self._vocabulary = vocabulary_of(model)
         self._token_budget = token_budget
         self._device = next(model.parameters()).device
@@ -144,8 +144,8 @@ class TreePasses:
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """The model attends by trees, multiplies by the quicker library, and has its norms in one call each."""
-        with attending_by_trees(self._model), quick_products(self._device), self._norms.taken():
+        """The model attends by trees, multiplies by the quicker library, and has kernels for its parts."""
+        with attending_by_trees(self._model), quick_products(self._device), self._parts.taken():
             yield
 
     @torch.no_grad()
