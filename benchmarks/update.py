@@ -92,14 +92,14 @@ def rows_of(shape: str, vocabulary: int) -> list[Row]:
 
 def measured(shape: str, precision: str, pairs: int) -> dict[str, list[float]]:
     """CPU seconds of each way's updates, after a first one that warms up."""
-    vocabulary = model_of(shape, precision).get_input_embeddings().num_embeddings  # pyright: ignore
-    budget = default_token_budget(vocabulary, torch.device("cpu"))
+    table = model_of(shape, precision).get_input_embeddings()
+    budget = default_token_budget(table.num_embeddings, torch.device("cpu"), hidden=table.embedding_dim)  # pyright: ignore
     policies: dict[str, LocalPolicy] = {}
     for way in WAYS:
         model = model_of(shape, precision)
         packing = "padded" if way == "padded" else "trees"
         policies[way] = LocalPolicy(model, adamw(model, OptimizerFields(), 1e-6), budget, packing=packing)
-    batch = Batch(tuple(rows_of(shape, vocabulary)))
+    batch = Batch(tuple(rows_of(shape, table.num_embeddings)))
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     for _ in range(pairs + 1):
         for way, policy in policies.items():

@@ -49,7 +49,14 @@ def test_bytes_of_a_token_and_of_a_training():
 def test_the_token_budget(
     device: torch.device, vocabulary: int, free: int | None, token: int, prompt: int, budget: int
 ):
-    assert default_token_budget(vocabulary, device, free, token, prompt) == budget
+    assert default_token_budget(vocabulary, device, free, token, prompt, hidden=65) == budget
+
+
+def test_a_narrow_model_takes_twice_the_tokens_on_a_cpu():
+    assert default_token_budget(456, CPU, hidden=64) == 4_096
+    assert default_token_budget(2**16, CPU, hidden=64) == 2_048  # as many as have half a gibibyte of logits
+    assert default_token_budget(456, CPU, 2 * GB, 1_000_000, hidden=64) == 1_000
+    assert default_token_budget(456, CUDA, hidden=64) == 16_384
 
 
 @pytest.mark.parametrize(

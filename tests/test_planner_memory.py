@@ -138,8 +138,10 @@ def test_the_constants_are_those_of_the_code() -> None:
     for vocabulary in (500, 16_384, 151_936, 1_000_000):
         for device in (CPU, torch.device("cuda")):
             for prompt in (0, 300, 1_500, 9_000):
-                wanted = default_token_budget(vocabulary, device, longest_prompt=prompt)
-                assert memory.token_budget(config(), vocabulary, device.type == "cpu", prompt) == wanted
+                for hidden in (64, 65):
+                    sized = replace(sizes(tiny()), vocabulary=vocabulary, hidden=hidden)
+                    wanted = default_token_budget(vocabulary, device, longest_prompt=prompt, hidden=hidden)
+                    assert memory.token_budget(config(), sized, device.type == "cpu", prompt) == wanted
 
 
 @pytest.mark.parametrize("step", [(4, 8, 20, 33), (2, 16, 64, 48), (3, 64, 10, 16), (1, 2, 400, 9), (5, 5, 7, 300)])

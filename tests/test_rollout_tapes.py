@@ -199,10 +199,10 @@ def test_a_model_that_asks_unseen_is_found_by_the_first_step_that_is_compared(mo
 
 
 def test_a_step_that_is_too_large_is_called(monkeypatch: pytest.MonkeyPatch):
-    """A step of 8 rows makes 86 kB, one of 4 half of it."""
+    """What a step of 8 rows makes takes more than 32 KiB, that of 4 less."""
     model, said = tiny(hidden_size=64), list[str]()
     expected, whole = drawn(model)
-    monkeypatch.setattr(captures, "TAPE_BYTES", 2**16)
+    monkeypatch.setattr(captures, "TAPE_BYTES", 2**15)
     completions, engine = drawn(model, note=said.append)
     assert bits(completions) == bits(expected)
     assert said == []

@@ -133,7 +133,9 @@ class Memory:
         """Tokens of a micro-batch."""
         config, free = self.config, self._free()
         token = activation_bytes(self._sizes, recomputed=config.gradient_checkpointing, all_logits=config.plain)
-        found = default_token_budget(self.loaded.vocabulary, self.device, free, token, longest_prompt)
+        found = default_token_budget(
+            self.loaded.vocabulary, self.device, free, token, longest_prompt, hidden=self._sizes.hidden
+        )
         return self._settled("micro_batch_tokens", found, free, f"{token / 1e6:.2g} MB a token")
 
     def live_rows(self, longest_prompt: int) -> int:

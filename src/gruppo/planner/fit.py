@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gruppo.config.load import check
+from gruppo.config.model_shape import ModelShape
 from gruppo.config.ranges import LORA_FACTOR
 from gruppo.config.schema import Config
 from gruppo.errors import ConfigError, nearest
@@ -124,7 +125,7 @@ def fit(config: Config, request: Request, limits: Limits) -> Fitted:
         limits = replace(limits, memory=setting.device.memory)
     before = forecast_in(config, setting, known)
     closest, best, least = before, None, float("inf")
-    for changes in _ordered(config, setting.shape.vocabulary, setting.device.is_cpu):
+    for changes in _ordered(config, setting.shape, setting.device.is_cpu):
         if _harm(changes) > least:
             break
         made = _after(changes, before, known)
@@ -166,15 +167,15 @@ def _fewer_steps(made: Forecast, limits: Limits) -> Change | None:
     return Change({"steps": steps}, 350 + 1000 * lost, f"{lost:.0%} fewer steps: it learns less")
 
 
-def _ordered(config: Config, vocabulary: int, on_cpu: bool) -> Iterator[tuple[Change, ...]]:
+def _ordered(config: Config, shape: ModelShape, on_cpu: bool) -> Iterator[tuple[Change, ...]]:
     """Every set of changes, at most one of each kind, from no harm upwards."""
-    kinds = [[None, *kind] for kind in _kinds(config, vocabulary, on_cpu)]
+    kinds = [[None, *kind] for kind in _kinds(config, shape, on_cpu)]
     sets = (tuple(filter(None, picked)) for picked in itertools.product(*kinds))
     yield from sorted(sets, key=_harm)
 
 
-def _kinds(config: Config, vocabulary: int, on_cpu: bool) -> Iterator[Sequence[Change]]:
-    budget = token_budget(config, vocabulary, on_cpu)
+def _kinds(config: Config, shape: ModelShape, on_cpu: bool) -> Iterator[Sequence[Change]]:
+    budget = token_budget(config, shape, on_cpu)
     yield [
         Change({"micro_batch_tokens": size}, step, "smaller micro-batches: a little slower, the same update")
         for step in (1, 2, 3)

@@ -38,6 +38,8 @@ PIECE = {True: 2**22, False: 2**26}
 """Logits of a piece on a CPU, and elsewhere (`gruppo.training.head`)."""
 FEWEST = 256
 """Tokens of a piece at the least."""
+NARROW = 64
+"""Width of a model whose micro-batches take twice the tokens on a CPU."""
 PROMPTS = 2
 """Prompts whose tokens a micro-batch takes at the least."""
 KEPT = "kept by malloc"
@@ -70,9 +72,9 @@ class Memory:
         return max(self.sampling_peak, self.update_peak)
 
 
-def token_budget(config: Config, vocabulary: int, on_cpu: bool, prompt: float = 0) -> int:
+def token_budget(config: Config, shape: ModelShape, on_cpu: bool, prompt: float = 0) -> int:
     """Tokens of a micro-batch, as `gruppo.training.packing` has them with so long a prompt."""
-    most = min(2_048 if on_cpu else 16_384, 2**27 // vocabulary)
+    most = min((2_048 if shape.hidden > NARROW else 4_096) if on_cpu else 16_384, 2**27 // shape.vocabulary)
     return config.micro_batch_tokens or max(256, most, PROMPTS * round(prompt))
 
 
@@ -155,7 +157,7 @@ def _update(config: Config, shape: ModelShape, work: Workload, device: Device) -
     size = SIZES[config.precision]
     trained = trainable_parameters(config, shape) / device.count
     padded = config.plain
-    budget = token_budget(config, shape.vocabulary, device.is_cpu, work.prompt_tokens)
+    budget = token_budget(config, shape, device.is_cpu, work.prompt_tokens)
     if padded:
         tokens = min(budget // work.longest or 1, work.completions) * work.longest
         micro_batches = -(-work.completions // max(1, budget // work.longest))

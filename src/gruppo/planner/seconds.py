@@ -163,7 +163,7 @@ def update_seconds(config: Config, shape: ModelShape, work: Workload, device: De
         sft: as many demonstrations of the same length, each with a prompt of its own, in one optimizer step.
     """
     tokens = work.completions * (work.prompt_tokens + work.completion_tokens) if sft else _read(config, work)
-    budget = token_budget(config, shape.vocabulary, device.is_cpu, work.prompt_tokens)
+    budget = token_budget(config, shape, device.is_cpu, work.prompt_tokens)
     micro_batches = max(1.0, tokens / max(1, min(budget, largest_micro_batch(work, budget)[0])))
     passes = _passes(config) if not sft else _Passes(_backward(config), 0.0, 1)
     size, call = SIZES[config.precision], _call(config, device) * shape.layers

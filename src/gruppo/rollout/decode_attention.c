@@ -60,11 +60,22 @@ INLINE floats products(const element *a, const element *b, int size) {
 #endif
 }
 
+#define AHEAD 16 /* positions */
+
+/* Read soon, in bfloat16, whose products are quicker than the reading: the processor's own reading ahead ends with each
+   page. Floats gain nothing. */
+INLINE void fetch(const element *from, int numbers) {
+#ifdef BFLOAT16
+    for (int d = 0; d < numbers; d += 64 / sizeof(element)) __builtin_prefetch(from + d);
+#endif
+}
+
 /* scores[g][t] = scaling * queries[g] . keys[t] for `queries` g, LANES keys at a time; what is written behind the last
    is of no use. `most` becomes, lane by lane, the largest. */
 INLINE void score(const element *query, int queries, const element *keys, int64_t count, int size, float scaling,
                   float *scores, int64_t room, floats *most) {
-    for (int64_t t = 0; t < count; t += LANES)
+    for (int64_t t = 0; t < count; t += LANES) {
+        for (int j = 0; j < LANES; j++) fetch(keys + (t + AHEAD + j) * size, size);
         for (int g = 0; g < queries; g++) {
             floats found[LANES];
             for (int j = 0; j < LANES; j++)
@@ -73,6 +84,7 @@ INLINE void score(const element *query, int queries, const element *keys, int64_
             write_floats(scores + g * room + t, sums);
             most[g] = larger(sums, most[g]);
         }
+    }
 }
 
 /* Scores become their powers of e, 0 behind the last; gives 1 over their sum. */
@@ -112,12 +124,14 @@ INLINE void weigh(const float *weights, int64_t room, const float *shares, const
         const element *values = spans[i].values + from;
         int64_t t = 0, count = spans[i].count;
         for (; t + steps <= count; t += steps)
-            for (int s = 0; s < steps; s++)
+            for (int s = 0; s < steps; s++) {
+                fetch(values + (t + s + AHEAD) * size, vectors * LANES);
                 for (int d = 0; d < vectors; d++) {
                     floats value = read_elements(values + (t + s) * size + d * LANES);
                     for (int g = 0; g < queries; g++)
                         sums[(s * queries + g) * vectors + d] += weights[g * room + t + s] * value;
                 }
+            }
         for (; t < count; t++)
             for (int d = 0; d < vectors; d++) {
                 floats value = read_elements(values + t * size + d * LANES);

@@ -203,6 +203,9 @@ MEMORY_SHARE = 0.5
 PROMPTS = 2
 """Prompts whose tokens a micro-batch takes at the least, so that a group's completions stand with theirs."""
 
+NARROW = 64
+"""Width of a model, up to which a micro-batch on a CPU takes twice the tokens."""
+
 
 def default_token_budget(
     vocabulary: int,
@@ -210,6 +213,8 @@ def default_token_budget(
     free_bytes: int | None = None,
     token_bytes: int = 1,
     longest_prompt: int = 0,
+    *,
+    hidden: int,
 ) -> int:
     """Tokens of a micro-batch: what fits into half of the free memory, and no more than makes it quicker.
 
@@ -226,9 +231,10 @@ def default_token_budget(
         free_bytes: memory beside weights and optimizer; None: not known, and a GPU is bounded as a CPU is by V.
         token_bytes: what a token keeps for the backward pass.
         longest_prompt: its tokens.
+        hidden: the model's width.
     """
     on_cpu = device.type == "cpu"
-    most = 2_048 if on_cpu else 16_384
+    most = (2_048 if hidden > NARROW else 4_096) if on_cpu else 16_384
     if on_cpu or free_bytes is None:
         most = min(most, 2**27 // vocabulary)
     most = max(most, PROMPTS * longest_prompt)
