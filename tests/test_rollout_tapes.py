@@ -52,14 +52,17 @@ def model_of(name: str, head_size: int) -> Any:
     return tiny(name, hidden_size=4 * head_size) if name in FAMILIES[:2] else built(*FITTING[name], head_size)
 
 
+@pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("head_size", [8, 16])
 @pytest.mark.parametrize("name", ["qwen2", *FITTING])
-def test_the_same_bits_as_called(name: str, head_size: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch):
+def test_the_same_bits_as_called(
+    name: str, head_size: int, dtype: torch.dtype, packed: bool, monkeypatch: pytest.MonkeyPatch
+):
     """21 rows through 7 slots, which finish and arrive, while the cache grows; prompts kept once where they may be."""
     monkeypatch.setattr(slot_model, "SHARED_TOKENS", 8)
     monkeypatch.setattr(slot_model, "SHARED_ROWS", 3)
-    monkeypatch.setattr(packed_weights, "SMALLEST_OWN", 1)
+    monkeypatch.setattr(packed_weights, "SMALLEST_OWN", 1 if packed else 2**40)
     monkeypatch.setattr("gruppo.rollout.continuous.FIRST", 64)
     model = model_of(name, head_size).to(dtype)
     completions, engine = drawn(model)
@@ -179,7 +182,7 @@ def test_a_model_that_asks_for_a_result_is_called(name: str, monkeypatch: pytest
     assert engine.stats.captured_graphs == 0
 
 
-def test_a_model_that_asks_unseen_is_found_by_the_first_step_that_is_compared(monkeypatch: pytest.MonkeyPatch):
+def test_a_model_that_asks_unseen_is_found_by_a_step_that_is_compared(monkeypatch: pytest.MonkeyPatch):
     """What is read at an address is no operator: the tape has the number of its own step for ever."""
     said, asks = list[str](), list[int]()
 
@@ -229,6 +232,33 @@ def test_a_replay_works_on_what_it_was_recorded_with():
         replay()
     assert buffer.tolist() == [[0, 0, 0], [2, 4, 6]]
     assert [each.tolist() for each in found] == [[104.0, 106.0, 101.0], [2.0, 4.0, 6.0], [1, 1, 1]]
+
+
+OPERATORS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "linear": lambda x, w, b: torch.nn.functional.linear(x, w, b),  # whose form with a result given rounds twice
+    "linear without a bias": lambda x, w, b: torch.nn.functional.linear(x, w),
+    "matmul": lambda x, w, b: x @ w.T,
+    "addmm": lambda x, w, b: torch.addmm(b, x[:, 0], w.T),
+    "silu": lambda x, w, b: torch.nn.functional.silu(x) * x,
+    "softmax": lambda x, w, b: torch.softmax(x, dim=-1),
+    "norm": lambda x, w, b: torch.nn.functional.layer_norm(x, (64,), b[:64], b[64:]),
+    "a sum to a number": lambda x, w, b: x.sum() + b,
+    "attention": lambda x, w, b: torch.nn.functional.scaled_dot_product_attention(*[x.view(3, 4, 4, 16)] * 3),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_an_operator_is_replayed_to_the_bit(name: str, dtype: torch.dtype):
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = (torch.randn(*shape, generator=generator).to(dtype) for shape in ((128, 64), (128,)))
+    x, found = torch.zeros(12, 1, 64, dtype=dtype), list[Tensor]()
+    with torch.inference_mode():
+        replay = tape(lambda: found.__setitem__(slice(None), [OPERATORS[name](x, weight, bias)]))
+        for _ in range(20):
+            x.copy_(torch.randn(x.shape, generator=generator))
+            replay()
+            assert torch.equal(found[0], OPERATORS[name](x, weight, bias))
 
 
 def test_kernels_are_replayed_with_operators_in_their_order():

@@ -132,11 +132,11 @@ class Rules:
     """Rows are filled up to a `bucket`, so that there are fewer shapes."""
     most: int | None = None
     """Graphs that are held; the oldest goes. None: all."""
-    checked: bool = False
-    """The first replay is compared with a call, to the bit."""
+    compared: int = 0
+    """Replays that are compared with a call, to the bit, of steps with and without prompts that are kept once."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Graph:
     """A step that was captured."""
 
@@ -145,8 +145,6 @@ class _Graph:
     logits: Tensor
     """[n, V], written by it; graphs write to the same memory."""
     replay: Callable[[], None]
-    fresh: bool = True
-    """Whether it has been replayed with nothing but what it was captured with."""
 
 
 _Shape = tuple[int, int, bool]
@@ -195,8 +193,7 @@ class CapturedSteps:
         self._plain = PlainSteps(rows_step, self._device)
         self._seen: set[_Shape] = set()
         self._too_large: set[_Shape] = set()
-        self._checked: set[bool] = set()
-        """Of steps with and without shared prompts, those of which one was compared."""
+        self._to_compare = dict.fromkeys((False, True), rules.compared)
         self._graphs: dict[_Shape, _Graph] = {}
         self._logits: Tensor | None = None
         """[rows, V], those of the last step; as many rows as the largest that was captured."""
@@ -226,27 +223,16 @@ class CapturedSteps:
             self._make_room(logits)
             return logits
         graph = self._graphs[shape]
-        self.replays += 1
-        return graph.logits if self._replayed(graph, columns) and self._right(graph, shape, plainly) else plainly()
-
-    def _replayed(self, graph: _Graph, columns: NDArray[np.int64]) -> bool:
         graph.inputs.copy_(torch.from_numpy(columns))
         graph.replay()
-        return True
-
-    def _right(self, graph: _Graph, shape: _Shape, plainly: Callable[[], Tensor]) -> bool:
-        """Whether a replay gave what a call gives; the first one after the capture's own is asked."""
-        if not self._rules.checked or shape[2] in self._checked:
-            return True
-        if graph.fresh:  # replayed with what it was captured with, which shows nothing
-            graph.fresh = False
-            return True
-        found, called = (logits.cpu().contiguous().view(torch.uint8) for logits in (graph.logits.clone(), plainly()))
-        if torch.equal(found, called):
-            self._checked.add(shape[2])
-            return True
-        self._fail("a replay gave other logits than a call")
-        return False
+        self.replays += 1
+        if not self._to_compare[shares]:
+            return graph.logits
+        self._to_compare[shares] -= 1
+        called = plainly()
+        if not same_bits(graph.logits, called):
+            self._fail("a replay gave other logits than a call")
+        return called
 
     def _comes_again(self, shape: _Shape, cache: SlotCache) -> bool:
         """Whether it is to be captured: it came before, there is room for its logits, and its calls depend on no one.
@@ -304,6 +290,11 @@ class CapturedSteps:
         """Drop all graphs."""
         self._graphs.clear()
         self._places, self._logits = _Places(), None
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one shape and kind are equal, NaN for NaN."""
+    return torch.equal(*(each.reshape(-1).view(torch.uint8) for each in (a, b)))
 
 
 def round_rows(rows: int, step: int) -> int:
