@@ -72,7 +72,7 @@ def engine(model: PreTrainedModel, max_live: int, **settings: Any) -> Callable[[
 
 def by_torch(call: Callable[[list[GroupRequest]], int]) -> Callable[[list[GroupRequest]], int]:
     """The call without our kernels; the engine finds out at its first call what it has."""
-    kernels = ("slots.takes", "sampling.takes", "packed_weights.takes_linear", "layers._epsilon")
+    kernels = ("slots.takes", "sampling.takes", "packed_weights.takes_linear", "layers._epsilon", "parts.available")
 
     def batch(requests: list[GroupRequest]) -> int:
         with ExitStack() as stack:

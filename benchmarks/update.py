@@ -7,7 +7,8 @@ CPU seconds of this process, one thread; all ways update equal models by the sam
     torch attention: the trees' attention by torch's kernel, in parts.
     torch log-probs: log-probs, entropies and gradients by torch's operators.
     usual products: float32 products by the library that torch takes by itself.
-    all three: as it was before these three.
+    torch norms, rotary, MLPs: those parts of the model by its own code.
+    all of these: as it was before them.
     padded: each completion a row with its prompt.
 Shapes: a and b of benchmarks/shapes.py (the completions of b have 16 to 256 tokens here), demo: the demo's model,
 32 prompts x 8, prompts of 8 to 16 tokens, up to 48 new.
@@ -34,6 +35,7 @@ from transformers import AutoModelForCausalLM
 
 from gruppo.config.schema import OptimizerFields
 from gruppo.demo.model import build_model
+from gruppo.rollout.parts import KernelParts
 from gruppo.training import logprob_kernel, products, tree_kernel
 from gruppo.training.losses import LossSettings
 from gruppo.training.optimizers import adamw
@@ -48,12 +50,13 @@ LOADS: dict[str, dict[str, Any]] = {
 SWITCHES: dict[str, Callable[[], Any]] = {
     "torch attention": lambda: patch.object(tree_kernel, "available", lambda dtype: False),
     "torch log-probs": lambda: patch.object(logprob_kernel, "available", lambda dtype: False),
+    "torch norms, rotary, MLPs": lambda: patch.multiple(KernelParts, enter=lambda _: None, leave=lambda _: None),
     "usual products": lambda: patch.object(products, "available", lambda: False),
 }
 WAYS: dict[str, tuple[str, ...]] = {
     "ours": (),
     **{name: (name,) for name in SWITCHES},
-    "all three": tuple(SWITCHES),
+    "all of these": tuple(SWITCHES),
     "padded": (),
 }
 
