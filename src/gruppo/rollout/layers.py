@@ -8,8 +8,7 @@ the update takes too. Compiled and checked as `rollout.decode_attention`.
 
 import ctypes
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -166,15 +165,6 @@ class Norms:
         """The norms are their own again."""
         for part, _ in self._parts:
             part.__dict__.pop("forward", None)
-
-    @contextmanager
-    def taken(self) -> Iterator[None]:
-        """Inside, the norms are computed by the kernel."""
-        self.enter()
-        try:
-            yield
-        finally:
-            self.leave()
 
 
 def _by_kernel(part: nn.Module, epsilon: float) -> Layer:
