@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from gruppo.monitor.malloc import give_back
+from gruppo.monitor.malloc import give_back, keep
 from gruppo.monitor.native import KINDS, NONE_FOUND
 from gruppo.training import tree_blocks, tree_kernel
 from gruppo.training.export import exported_weights
@@ -94,6 +94,8 @@ class LocalPolicy:
         self.version = 0
         self._optimizers = optimizers
         self._device = next(model.parameters()).device
+        if self._device.type == "cpu":
+            keep()
         self.reference = ReferencePolicy(model) if reference else None
         self._passes, self.why_padded = passes_of(model, token_budget, packing)
         """`why_padded`: why rows are padded; empty where they are trees."""

@@ -20,7 +20,6 @@ from gruppo.config.schedules import Curriculum, StepNumbers
 from gruppo.data.difficulty import difficulty_slice
 from gruppo.data.stream import ProblemStream
 from gruppo.monitor.garbage import present_objects_spared
-from gruppo.monitor.malloc import keep
 from gruppo.monitor.recorder import Recorder
 from gruppo.rollout.collect import Collected, Collector
 from gruppo.rollout.draws import derive_seed
@@ -77,7 +76,6 @@ class Trainer:
             GruppoError: a reward broke its contract, the gradient stayed not finite, or the disk refuses.
         """
         self._publish(self._loss_of(self.curriculum.at(min(self.controls.step, self.controls.steps - 1))))
-        keep()
         with self.controls.stopping_on_signals(), self.recorder.writer, present_objects_spared():
             while not self.controls.done:
                 clock = _Clock()
