@@ -60,7 +60,7 @@ def model_of(name: str, head_size: int) -> Any:
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("head_size", [8, 16])
-@pytest.mark.parametrize("name", ["qwen2", *FITTING])
+@pytest.mark.parametrize("name", ["qwen2", *(pytest.param(name, marks=pytest.mark.slow) for name in FITTING)])
 def test_the_same_bits_as_called(
     name: str, head_size: int, dtype: torch.dtype, packed: bool, monkeypatch: pytest.MonkeyPatch
 ):
