@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from gruppo.rollout.local import LocalEngine
 from gruppo.training.optimizers import OptimizerSet
 from gruppo.training.packing import Row
 from gruppo.types import Completion, Group, GroupRequest, Problem, Rollout, SamplingParams, Score
@@ -58,6 +59,36 @@ def request(
     problem_id: str | None = None,
 ) -> GroupRequest:
     return GroupRequest(id, problem_id or f"p{id}", tuple(prompt), group_size, sampling, seed)
+
+
+def bits(completions: Iterable[Completion]) -> dict[tuple[int, int], tuple[bytes, bytes]]:
+    """Tokens and log-probs by request and sample, to the bit."""
+    return {(c.request_id, c.sample): (c.token_ids.tobytes(), c.sampler_logprobs.tobytes()) for c in completions}
+
+
+def changed_meanwhile(
+    engine: LocalEngine, model: nn.Module, other: nn.Module, prompt: tuple[int, ...], *, elsewhere: bool
+) -> list[Completion]:
+    """Two groups of two, of 4 and 20 tokens; after the first completion the engine's model has the other's weights.
+
+    Args:
+        engine: of the model.
+        model: whose weights change.
+        other: of its shape.
+        prompt: of both groups.
+        elsewhere: the weights are other tensors then; else they are copied into the old ones' place.
+    """
+    for i, length in enumerate((4, 20)):
+        engine.submit(request(prompt, SamplingParams(max_completion_length=length), id=i, group_size=2))
+    found: list[Completion] = []
+    for completion in engine.completed():
+        found.append(completion)
+        if len(found) == 1:
+            if elsewhere:
+                for mine, new in zip(model.parameters(), other.parameters(), strict=True):
+                    mine.data = new.data.clone()
+            engine.load_weights(iter((model if elsewhere else other).named_parameters()), version=1)
+    return found
 
 
 def prompts_of(lengths: Sequence[int], seed: int = 0) -> list[tuple[int, ...]]:

@@ -20,7 +20,7 @@ from gruppo.rollout.local import LocalEngine
 from gruppo.rollout.shared_prompts import PromptKey
 from gruppo.rollout.slot_model import Prompt, SlotModel
 from gruppo.types import Completion, SamplingParams
-from models import FAMILIES, Letters, prompts_of, request, tiny
+from models import FAMILIES, Letters, bits, changed_meanwhile, prompts_of, request, tiny
 from test_rollout_slots import FITTING, built
 
 PROMPTS = prompts_of([3, 17, 1, 9, 24, 9, 2])
@@ -58,10 +58,6 @@ def steps_of(engine: LocalEngine) -> CapturedSteps:
 def counts(engine: LocalEngine) -> tuple[int, int, int]:
     """Captures, replays and decode steps so far."""
     return engine.stats.captured_graphs, engine.stats.replayed_steps, engine.stats.decode_steps
-
-
-def bits(completions: Any) -> Bits:
-    return {(c.request_id, c.sample): (c.token_ids.tobytes(), c.sampler_logprobs.tobytes()) for c in completions}
 
 
 def drawn(engine: LocalEngine, sampling: SamplingParams = STOPPING, group_size: int = 3) -> list[Completion]:
@@ -167,28 +163,16 @@ def test_without_looking_at_addresses_the_stand_in_goes_wrong(monkeypatch: pytes
     assert of_lengths(engine, [100]) != expected
 
 
-def changed_meanwhile(capture: Any, *, elsewhere: bool) -> tuple[list[Completion], LocalEngine]:
-    """After the first completion the model has other weights, in the old ones' place or in another."""
+def with_new_weights(capture: Any, *, elsewhere: bool) -> tuple[list[Completion], LocalEngine]:
     model, other = tiny(), tiny(seed=1)
     engine = engine_of(model, capture)
-    for i, length in enumerate((4, 20)):
-        engine.submit(request(PROMPTS[1], SamplingParams(max_completion_length=length), id=i, group_size=2))
-    found: list[Completion] = []
-    for completion in engine.completed():
-        found.append(completion)
-        if len(found) == 1:
-            if elsewhere:
-                for mine, new in zip(model.parameters(), other.parameters(), strict=True):
-                    mine.data = new.data.clone()
-            new = model if elsewhere else other
-            engine.load_weights(iter(new.named_parameters()), version=1)
-    return found, engine
+    return changed_meanwhile(engine, model, other, PROMPTS[1], elsewhere=elsewhere), engine
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_new_weights_are_those_that_are_read(elsewhere: bool):
-    found, engine = changed_meanwhile(StandIn(), elsewhere=elsewhere)
-    expected, _ = changed_meanwhile(called_again, elsewhere=elsewhere)
+    found, engine = with_new_weights(StandIn(), elsewhere=elsewhere)
+    expected, _ = with_new_weights(called_again, elsewhere=elsewhere)
     assert bits(found) == bits(expected)
     unchanged = engine_of(tiny(), StandIn())
     groups = unchanged.generate([request(PROMPTS[1], SamplingParams(max_completion_length=20), id=1, group_size=2)])

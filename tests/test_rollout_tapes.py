@@ -22,16 +22,12 @@ from gruppo.rollout.layers import linear_available, linear_product, rms_norm
 from gruppo.rollout.local import LocalEngine
 from gruppo.rollout.shared_prompts import PromptKey, SharedPrompts
 from gruppo.types import Completion, SamplingParams
-from models import FAMILIES, Letters, prompts_of, request, tiny
+from models import FAMILIES, Letters, bits, changed_meanwhile, prompts_of, request, tiny
 from test_rollout_slots import FITTING, PLAIN, built
 
 PROMPTS = prompts_of([3, 17, 1, 9, 24, 9, 2])
 STOPPING = SamplingParams(max_completion_length=70, stop_token_ids=(5, 11, 40))
 SHORT = SamplingParams(max_completion_length=20)
-
-
-def bits(completions: Any) -> dict[tuple[int, int], tuple[bytes, bytes]]:
-    return {(c.request_id, c.sample): (c.token_ids.tobytes(), c.sampler_logprobs.tobytes()) for c in completions}
 
 
 def replayed(said: list[str]) -> list[str]:
@@ -154,29 +150,17 @@ def test_the_oldest_tape_goes():
     assert [shape[0] for shape in steps._graphs] == [24, 16, 8, 4]
 
 
-def changed_meanwhile(*, elsewhere: bool) -> list[Completion]:
-    """After the first completion the model has other weights, in the old ones' place or in another."""
+def with_new_weights(*, elsewhere: bool) -> list[Completion]:
     model, other = tiny(hidden_size=64), tiny(hidden_size=64, seed=1)
-    engine = LocalEngine(model, Letters(), 7)
-    for i, length in enumerate((4, 20)):
-        engine.submit(request(PROMPTS[1], SamplingParams(max_completion_length=length), id=i, group_size=2))
-    found: list[Completion] = []
-    for completion in engine.completed():
-        found.append(completion)
-        if len(found) == 1:
-            if elsewhere:
-                for mine, new in zip(model.parameters(), other.parameters(), strict=True):
-                    mine.data = new.data.clone()
-            engine.load_weights(iter((model if elsewhere else other).named_parameters()), version=1)
-    return found
+    return changed_meanwhile(LocalEngine(model, Letters(), 7), model, other, PROMPTS[1], elsewhere=elsewhere)
 
 
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_new_weights_are_those_that_are_read(elsewhere: bool, packed: bool, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(packed_weights, "SMALLEST_OWN", 1 if packed else 2**40)
-    found = changed_meanwhile(elsewhere=elsewhere)
-    assert bits(found) == bits(called(monkeypatch, lambda: changed_meanwhile(elsewhere=elsewhere)))
+    found = with_new_weights(elsewhere=elsewhere)
+    assert bits(found) == bits(called(monkeypatch, lambda: with_new_weights(elsewhere=elsewhere)))
     unchanged, _ = drawn(tiny(hidden_size=64), SHORT)
     assert bits(unchanged)[1, 0] != bits(found)[1, 0]
 

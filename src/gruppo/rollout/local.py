@@ -35,13 +35,13 @@ class LocalEngine(RolloutEngine):
         decoder: turns tokens into text, for stop strings.
         max_live: rows decoded at a time; bounds the memory, never changes what is drawn.
         context_length: positions that the model has; None: not limited.
-        note: is told, once, why a model decodes in waves.
+        note: is told, once each, why a model decodes in waves, or its steps are not replayed.
         plain: decode in waves whatever the model.
         batch_invariant: compute each row so that, in slots, its numbers do not depend on the others in the batch, where
             this machine can.
         separate: the model is a copy of the trainer's, whose weights come with adapters merged in, to be rounded to the
             copy's precision.
-        capture: captures decode steps, to replay them; None: CUDA graphs where the model is on CUDA (`rollout.graphs`).
+        capture: captures decode steps, to replay them; None: CUDA graphs on CUDA, tapes on a CPU (`rollout.captures`).
     """
 
     def __init__(
