@@ -1,6 +1,7 @@
 """The stages of a file as one call: what it leaves, its bits, and how it goes on after any kind of end."""
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -198,6 +199,23 @@ def crash() -> None:
 
 def terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Looking(SilentProgress):
+    """Looks at the process after every step of a stage."""
+
+    def __init__(self) -> None:
+        self.frozen: dict[str, list[int]] = {}
+
+    def step(self, stage: str, done: int, values: Any) -> None:
+        self.frozen.setdefault(stage, []).append(gc.get_freeze_count())
+
+
+def test_what_a_stage_begins_with_is_spared_by_the_collector(tiny_model: Path, problems_file: Path, tmp_path: Path):
+    before, looking = gc.get_freeze_count(), Looking()
+    train(config(tiny_model, problems_file, tmp_path / "run"), observer=looking)
+    assert all(min(looking.frozen[stage]) > before + 10_000 for stage in ("sft", "grpo"))
+    assert gc.get_freeze_count() == before
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

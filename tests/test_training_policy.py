@@ -236,3 +236,12 @@ def test_logprobs_of_rows_come_in_their_order():
     for row, found in zip(rows, Held(model, settings()).policy.logprobs(rows, 0.9), strict=True):
         with torch.no_grad():
             torch.testing.assert_close(found, logprobs_of(model, row, 0.9)[torch.from_numpy(row.mask)])
+
+
+def test_a_policy_on_a_cpu_has_freed_memory_kept(monkeypatch: pytest.MonkeyPatch):
+    """From its making on, so that the trial before a run is as quick as the run."""
+    asked: list[int] = []
+    monkeypatch.setattr("gruppo.training.policy.keep", lambda: asked.append(1))
+    model = tiny()
+    LocalPolicy(model, adamw(model, OptimizerFields(), 1e-3), 256)
+    assert asked == [1]
